@@ -1,0 +1,4 @@
+//! Request to command or query, outcome to response; pure.
+
+pub mod error;
+pub mod keys;

@@ -1,0 +1,3 @@
+//! What a node decides: no clock, no randomness, no I/O, no await.
+
+pub mod store;

@@ -1,0 +1,1 @@
+//! The only room that waits; the only one that names glommio.
