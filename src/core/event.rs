@@ -63,7 +63,6 @@ pub enum Input<'a> {
 }
 
 /// How a proposal ended.
-#[derive(Debug)]
 pub enum Outcome {
     /// It was applied and this is its event.
     Event(Rc<Event>),
@@ -85,7 +84,6 @@ pub enum ProposalFailure {
 }
 
 /// One answer for one client.
-#[derive(Debug)]
 pub struct Answer {
     /// Who waits.
     pub token: ClientToken,
@@ -141,7 +139,7 @@ pub struct SnapshotDone {
 /// 1. `messages` leave at once: a leader's appends travel while its own disk works (raft thesis, section 10.2.1).
 /// 2. `appends` reach the WAL in order; those that say so need a sync before `Persisted` may be reported.
 /// 3. `answers`, `fired` and `reads_ready` go to clients: what they tell is already durable on a quorum.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Effects {
     /// For other members, at once.
     pub messages: Vec<PeerMessage>,

@@ -20,7 +20,6 @@ use super::replica::{ConfChangeEntry, Replica};
 use super::store::Store;
 
 /// State as of the last applied entry.
-#[derive(Debug)]
 pub struct Machine {
     /// The v2 key space.
     pub store: Store,

@@ -6,6 +6,8 @@ pub mod event;
 pub mod machine;
 pub mod membership;
 pub mod node;
+#[cfg(test)]
+mod node_tests;
 pub mod proposals;
 pub mod raft_log;
 pub mod reads;

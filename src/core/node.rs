@@ -57,7 +57,6 @@ pub struct NodeConfig {
 }
 
 /// What recovery found, ready to run.
-#[derive(Debug)]
 pub struct NodeStart {
     /// The log since the snapshot.
     pub log: RaftLog,
@@ -73,12 +72,11 @@ pub struct NodeStart {
     pub now: UnixNanos,
 }
 
-/// How far this member's announcement got.
+/// A bookkeeping proposal of this node that has not been seen applied. It may be lost with a leader or to a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Publication {
-    Due,
-    Proposed { tick: u64 },
-    Done,
+struct Pending {
+    term: Term,
+    tick: u64,
 }
 
 #[derive(Debug)]
@@ -89,7 +87,6 @@ struct Capture {
 }
 
 /// A member of the cluster.
-#[derive(Debug)]
 pub struct Node {
     config: NodeConfig,
     replica: Replica,
@@ -100,9 +97,10 @@ pub struct Node {
     early_answers: Vec<Answer>,
     was_leader: bool,
     known_leader: MemberId,
-    publication: Publication,
-    version_proposed_at: Option<u64>,
-    expire_proposed_at: Option<u64>,
+    published: bool,
+    publish_pending: Option<Pending>,
+    version_pending: Option<Pending>,
+    expire_pending: Option<Pending>,
     last_expiry_check: UnixNanos,
     snapshot_index: RaftIndex,
     capture: Option<Capture>,
@@ -140,9 +138,10 @@ impl Node {
             early_answers: Vec::new(),
             was_leader: false,
             known_leader: MemberId::default(),
-            publication: Publication::Due,
-            version_proposed_at: None,
-            expire_proposed_at: None,
+            published: false,
+            publish_pending: None,
+            version_pending: None,
+            expire_pending: None,
             last_expiry_check: UnixNanos::ZERO,
             snapshot_index: start.applied,
             capture: None,
@@ -218,7 +217,7 @@ impl Node {
             }
             match self.machine.expired.take() {
                 Some(MoreDue(true)) if self.replica.is_leader() => self.queue_expiry(now),
-                Some(_) => self.expire_proposed_at = None,
+                Some(_) => self.expire_pending = None,
                 None => {}
             }
             if !self.machine.proposals.has_queued() || self.replica.leader() == MemberId::default() {
@@ -269,48 +268,42 @@ impl Node {
         }
         self.last_expiry_check = now;
         let due = self.machine.store.next_deadline().is_some_and(|deadline| deadline <= now);
-        let lost = self
-            .expire_proposed_at
-            .is_none_or(|tick| self.tick.saturating_sub(tick) > self.config.request_timeout_ticks);
-        if due && lost && self.room && self.replica.is_leader() {
+        if due && self.room && self.replica.is_leader() && !self.is_pending(self.expire_pending) {
             self.queue_expiry(now);
         }
     }
 
     fn queue_expiry(&mut self, now: UnixNanos) {
-        self.expire_proposed_at = Some(self.tick);
+        self.expire_pending = Some(self.pending());
         self.machine.proposals.queue(None, Command::Expire { limit: EXPIRE_BATCH }, now, self.tick);
+    }
+
+    fn pending(&self) -> Pending {
+        Pending { term: self.replica.term(), tick: self.tick }
+    }
+
+    fn is_pending(&self, proposed: Option<Pending>) -> bool {
+        proposed.is_some_and(|at| {
+            at.term == self.replica.term() && self.tick.saturating_sub(at.tick) <= self.config.request_timeout_ticks
+        })
     }
 
     /// Makes this member's name and client URLs, and as leader the API level, known to the cluster.
     fn announce(&mut self, now: UnixNanos) {
         let leader_known = self.replica.leader() != MemberId::default();
         let Some(own) = self.machine.members.get(self.config.id).filter(|_| leader_known) else { return };
-        if self.publication != Publication::Done && !self.is_published(own) {
-            let again = match self.publication {
-                Publication::Proposed { tick } => {
-                    self.tick.saturating_sub(tick) > self.config.request_timeout_ticks
-                }
-                _ => true,
-            };
-            if again {
-                self.publication = Publication::Proposed { tick: self.tick };
-                let announced = Member {
-                    name: self.config.name.clone(),
-                    client_urls: self.config.client_urls.clone(),
-                    ..own.clone()
-                };
-                self.machine.proposals.queue(None, Command::Publish(announced.record()), now, self.tick);
-            }
+        if !self.published && !self.is_published(own) && !self.is_pending(self.publish_pending) {
+            let announced =
+                Member { name: self.config.name.clone(), client_urls: self.config.client_urls.clone(), ..own.clone() };
+            self.publish_pending = Some(self.pending());
+            self.machine.proposals.queue(None, Command::Publish(announced.record()), now, self.tick);
         }
         let version = self.config.cluster_version;
-        let version_due = self.replica.is_leader()
+        if self.replica.is_leader()
             && self.machine.store.cluster_version() != version
-            && self
-                .version_proposed_at
-                .is_none_or(|tick| self.tick.saturating_sub(tick) > self.config.request_timeout_ticks);
-        if version_due {
-            self.version_proposed_at = Some(self.tick);
+            && !self.is_pending(self.version_pending)
+        {
+            self.version_pending = Some(self.pending());
             self.machine.proposals.queue(None, Command::ClusterVersion(version), now, self.tick);
         }
     }
@@ -320,19 +313,16 @@ impl Node {
     }
 
     fn notice_changes(&mut self, effects: &mut Effects) {
-        if self.publication != Publication::Done
+        if !self.published
             && self.replica.leader() != MemberId::default()
             && self.machine.members.get(self.config.id).is_some_and(|own| self.is_published(own))
         {
-            self.publication = Publication::Done;
+            self.published = true;
             effects.notices.push(Notice::Published);
         }
         let (leads, leader, term) = (self.replica.is_leader(), self.replica.leader(), self.replica.term());
         if leads != self.was_leader {
             self.was_leader = leads;
-            // Bookkeeping of an earlier reign may be lost; a new leader asks again.
-            self.expire_proposed_at = None;
-            self.version_proposed_at = None;
             if leads {
                 effects.notices.push(Notice::BecameLeader { term });
             }
@@ -348,9 +338,17 @@ impl Node {
 
     fn consider_snapshot(&mut self, effects: &mut Effects) {
         let due = self.machine.applied.steps_since(self.snapshot_index) >= self.config.snapshot_entries.max(1);
-        if !due || self.capture.is_some() || self.snapshot_in_flight.is_some() {
-            return;
+        if due && self.capture.is_none() && self.snapshot_in_flight.is_none() {
+            self.force_snapshot(effects);
         }
+    }
+
+    /// Begins a capture now.
+    ///
+    /// # Panics
+    /// When one is under way.
+    pub fn force_snapshot(&mut self, effects: &mut Effects) {
+        assert!(self.capture.is_none() && self.snapshot_in_flight.is_none(), "one snapshot at a time");
         let (voters, learners) = self.replica.configuration();
         let mut head = Vec::new();
         for member in self.machine.members.iter() {

@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use ringd_storage::ids::{MemberId, RaftIndex, Term};
+use ringd_storage::record::HardState as StoredHardState;
 
 /// The window of the replicated log that this node holds.
 #[derive(Debug)]
@@ -41,6 +43,26 @@ impl RaftLog {
             assert_eq!(entry.index, base_index + 1 + place as u64, "gap in the recovered raft log");
         }
         Self { hard_state, conf_state, base_index, base_term, entries: entries.into(), snapshot: None }
+    }
+
+    /// A log from what storage recovered: the entries after `(base, base_term)`.
+    #[must_use]
+    pub fn recovered(
+        hard_state: &StoredHardState,
+        voters: &[MemberId],
+        learners: &[MemberId],
+        base: RaftIndex,
+        base_term: Term,
+        entries: Vec<Entry>,
+    ) -> Self {
+        let mut raft_hard_state = HardState::default();
+        raft_hard_state.term = hard_state.term.get();
+        raft_hard_state.vote = hard_state.vote.get();
+        raft_hard_state.commit = hard_state.commit.get().max(base.get());
+        let mut conf_state = ConfState::default();
+        conf_state.voters = voters.iter().map(|id| id.get()).collect();
+        conf_state.learners = learners.iter().map(|id| id.get()).collect();
+        Self::new(raft_hard_state, conf_state, base.get(), base_term.get(), entries)
     }
 
     fn last(&self) -> u64 {

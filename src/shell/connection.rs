@@ -50,7 +50,7 @@ struct PendingWrite {
 }
 
 /// What a watcher was sent and has not been told yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Mailbox {
     events: VecDeque<Rc<Event>>,
     /// No more will come: the one-shot event arrived, or the reader was too slow.
@@ -58,7 +58,6 @@ struct Mailbox {
 }
 
 /// The part of a connection that others reach: the driver puts answers here and wakes the task.
-#[derive(Debug)]
 pub struct Conn {
     slot: u32,
     generation: u32,

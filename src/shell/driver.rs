@@ -29,7 +29,7 @@ use crate::wire::http_request::Limits;
 const SCRATCH_BYTES: usize = 64 << 10;
 
 /// The connections, by slot.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Connections {
     slots: Vec<Option<Rc<Conn>>>,
     free: Vec<u32>,
@@ -82,7 +82,7 @@ impl Connections {
 }
 
 /// What a turn owes to clients.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Owed {
     answers: Vec<Answer>,
     fired: Vec<Fired>,
@@ -90,7 +90,6 @@ struct Owed {
 }
 
 /// Everything of one node on its thread.
-#[derive(Debug)]
 pub struct Hub {
     /// The core.
     pub node: RefCell<Node>,
