@@ -182,6 +182,8 @@ enum Step {
     Read,
     /// The writes taken so far must be answered first.
     AwaitWrites,
+    /// The WAL has no room at this moment, and will have.
+    AwaitRoom,
     /// Send what has gathered, then go on with the bytes at hand.
     Flush,
     Watch(WatchPlan),
@@ -221,6 +223,10 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 }
             }
             Step::AwaitWrites => await_writes(conn).await,
+            Step::AwaitRoom => {
+                flush(conn, stream).await?;
+                conn.wake.wait().await;
+            }
             Step::Flush => flush(conn, stream).await?,
             Step::Watch(plan) => {
                 if !watch(hub, conn, stream, &mut input, plan).await? {
@@ -266,6 +272,9 @@ fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut 
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
                     Dispatch::BehindWrites => return Step::AwaitWrites,
+                    Dispatch::AwaitRoom if writes_pending > 0 => return Step::AwaitWrites,
+                    Dispatch::AwaitRoom => return Step::AwaitRoom,
+                    Dispatch::Close => return Step::Close,
                     Dispatch::Watch(plan) => {
                         input.start += consumed;
                         return Step::Watch(plan);
@@ -436,7 +445,7 @@ async fn watch(
     let started = hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
     let body = match started {
         Err(error) => {
-            hub.responder.watch_refused(&mut conn.out.borrow_mut(), hub, &error, plan.reply);
+            hub.responder.store_error(&mut conn.out.borrow_mut(), &error, plan.reply);
             return Ok(plan.reply.keep_alive || finish(conn, stream).await.map(|()| false)?);
         }
         Ok(start) => {

@@ -20,7 +20,7 @@ use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 use ringd_storage::fs::FsMedium;
 use ringd_storage::ids::SegmentSeq;
-use ringd_storage::prepare::{PrepareError, Retired, Spare, prepare_spare};
+use ringd_storage::prepare::{PrepareError, Retired, Spare, discard, prepare_spare};
 use ringd_storage::record::Record;
 use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal};
 
@@ -104,7 +104,7 @@ impl Disk {
     /// Whether a write of so many bytes may be proposed; counts it when it may.
     pub fn admit(&self, bytes: usize) -> Admission {
         let wanted = self.admitted_bytes.get() + bytes as u64 + WRITE_OVERHEAD_BYTES;
-        if wanted + RESERVE_BYTES <= self.wal.borrow().room_bytes() {
+        if wanted + RESERVE_BYTES <= self.room_bytes() {
             self.admitted_bytes.set(wanted);
             Admission::Yes
         } else if self.full.get() {
@@ -114,6 +114,15 @@ impl Disk {
             self.spares_wanted.notify();
             Admission::Later
         }
+    }
+
+    /// Bytes that one turn can surely append: all in the tail, or all in the spare. A frame never spans segments, so
+    /// the two do not add up.
+    fn room_bytes(&self) -> u64 {
+        let wal = self.wal.borrow();
+        let spare = if wal.spares_ready() > 0 { wal.frame_limit_bytes() } else { 0 };
+        let tail = wal.room_bytes() - wal.spares_ready() as u64 * wal.frame_limit_bytes();
+        tail.max(spare)
     }
 
     /// Appends a turn's records.
@@ -128,7 +137,7 @@ impl Disk {
             match record {
                 Record::Entry(entry) => frame.push_entry(&entry),
                 Record::HardState(state) => frame.push_hard_state(&state),
-                Record::SnapshotMarker(marker) => frame.push_snapshot_taken(marker),
+                Record::SnapshotMarker { marker, .. } => frame.push_snapshot_taken(marker),
             }
             if frame.bytes() >= FRAME_BYTES_MAX {
                 rolled |= frame.finish()?.rolled;
@@ -316,7 +325,7 @@ async fn discard_rest(disk: &Disk) {
     loop {
         let Some(retired) = disk.retired.borrow_mut().pop_front() else { return };
         let medium = disk.wal.borrow().medium().clone();
-        let removed = glommio::executor().spawn_blocking(move || retired.discard(&medium)).await;
+        let removed = glommio::executor().spawn_blocking(move || discard(&medium, &retired)).await;
         if let Err(error) = removed {
             tracing::warn!("cannot remove a segment that is no longer needed: {error}");
         }

@@ -20,7 +20,7 @@ use super::connection::Conn;
 use super::disk::Disk;
 use super::notify::Notify;
 use super::respond::{Responder, raft_position};
-use crate::core::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure};
+use crate::core::event::{Answer, ClientToken, Effects, Input, Notice};
 use crate::core::node::Node;
 use crate::core::store::Fired;
 use crate::wire::http_request::Limits;
@@ -145,15 +145,9 @@ impl Hub {
         self.wake.notify();
     }
 
-    /// Proposes a client's write, unless the WAL has no room for it.
+    /// Proposes a client's write that [`Disk::admit`] has found room for.
     pub fn propose(&self, token: ClientToken, write: KeyWrite<'_>) {
-        if self.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
-            self.input(Input::Propose { token, write });
-        } else {
-            let outcome = Outcome::Failed(ProposalFailure::NoSpace);
-            self.owed.borrow_mut().answers.push(Answer { token, outcome });
-            self.deliver.notify();
-        }
+        self.input(Input::Propose { token, write });
     }
 
     /// Asks for a linearizable read; the connection is told when.
@@ -170,6 +164,13 @@ impl Hub {
     /// Takes no further requests; open connections end after what they have begun.
     pub fn begin_stop(&self) {
         self.stopping.set(true);
+        for conn in self.connections.borrow().iter() {
+            conn.poke();
+        }
+    }
+
+    /// Wakes every connection, so that those that wait for room look again.
+    pub fn poke_writers(&self) {
         for conn in self.connections.borrow().iter() {
             conn.poke();
         }

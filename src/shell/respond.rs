@@ -7,22 +7,26 @@
 
 use std::cell::RefCell;
 
-use ringd_storage::ids::{ClusterId, EtcdIndex};
+use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId};
 
 use super::clock::{self, DateHeader};
 use super::connection::Conn;
+use super::disk::Admission;
 use super::driver::Hub;
-use crate::api::error::ApiError;
-use crate::api::keys::{self, KeysRequest, Scratch};
+use crate::api::error::{ApiError, ErrorCode, render_error};
+use crate::api::keys::{self, KeysRequest};
 use crate::api::method::Method;
-use crate::api::route::{Route, route};
-use crate::api::{members, version};
+use crate::api::params;
+use crate::api::route::{MethodVerdict, Route, Routed, route};
+use crate::api::{admin, members};
 use crate::core::event::{Outcome, ProposalFailure};
 use crate::core::node::Node;
 use crate::core::store::{Event, StoreError, WatchRequest};
 use crate::wire::http_body::Request;
-use crate::wire::http_reply::{HTML, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream,
-    cors_block};
+use crate::wire::http_reply::{
+    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream, cors_block,
+};
+use crate::wire::http_request::RequestError;
 
 /// How a request wants its answer.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,10 @@ pub enum Dispatch {
     Watch(WatchPlan),
     /// Ask the cluster, then read.
     LinearGet(GetPlan),
+    /// Nothing was done: the WAL has room for this write in a moment; dispatch it again then.
+    AwaitRoom,
+    /// The answer is rendered and the connection cannot go on.
+    Close,
 }
 
 /// Renders answers.
@@ -91,8 +99,13 @@ pub struct Responder {
     cors: Vec<u8>,
     cluster_id: String,
     date: DateHeader,
-    scratch: RefCell<Scratch>,
+    /// Working space for decoding a path, and for decoding parameters.
+    path_scratch: RefCell<Vec<u8>>,
+    params_scratch: RefCell<Vec<u8>>,
 }
+
+/// Working space larger than this is given back after use: one huge form must not stay for ever.
+const SCRATCH_KEEP_BYTES: usize = 64 << 10;
 
 impl Responder {
     /// For a node of this cluster.
@@ -102,7 +115,8 @@ impl Responder {
             cors: cors_block("*"),
             cluster_id: cluster.to_string(),
             date: DateHeader::default(),
-            scratch: RefCell::default(),
+            path_scratch: RefCell::default(),
+            params_scratch: RefCell::default(),
         }
     }
 
@@ -119,49 +133,65 @@ impl Responder {
         let head = &request.head;
         let method = Method::from_bytes(head.method);
         let reply = Reply { http_minor: head.http_minor, keep_alive, head_only: method == Method::Head };
-        let route = route(head.method, head.path, head.query);
-        if let Route::Keys(raw_path) = route {
-            return self.keys(hub, conn, request, method, raw_path, reply, behind_writes);
+        let mut decoded = self.path_scratch.borrow_mut();
+        let Routed { route, query } = route(head.target, &mut decoded);
+        match route {
+            Route::Keys(path) if route.check_method(method) == MethodVerdict::Allowed => {
+                self.keys(hub, conn, request, (method, path, query), reply, behind_writes)
+            }
+            _ if behind_writes => Dispatch::BehindWrites,
+            Route::BadTarget if method != Method::Options => {
+                conn.out().extend_from_slice(RequestError::Malformed("target").reply());
+                Dispatch::Close
+            }
+            _ => {
+                self.other(hub, &mut conn.out(), method, &route, reply);
+                Dispatch::Answered
+            }
         }
-        if behind_writes {
-            return Dispatch::BehindWrites;
-        }
-        let out = &mut *conn.out();
-        self.other(hub, out, method, &route, reply);
-        Dispatch::Answered
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     fn keys(
         &self,
         hub: &Hub,
         conn: &Conn,
         request: &Request<'_>,
-        method: Method,
-        raw_path: &[u8],
+        (method, path, query): (Method, &[u8], &[u8]),
         reply: Reply,
         behind_writes: bool,
     ) -> Dispatch {
         let now = clock::now();
-        let mut scratch = self.scratch.borrow_mut();
-        let head = &request.head;
-        let body = request.body.map_err(|error| error.cause());
-        let parsed = keys::parse(
-            method,
-            raw_path,
-            head.query.unwrap_or_default(),
-            head.content_type,
-            body,
-            now,
-            &mut scratch,
-        );
-        if behind_writes && !matches!(parsed, Ok(KeysRequest::Write { .. })) {
-            return Dispatch::BehindWrites;
-        }
-        match parsed {
+        let mut scratch = self.params_scratch.borrow_mut();
+        let content_type = request.head.content_type;
+        let body = match request.body {
+            Ok(body) => Ok(body),
+            Err(error) if matches!(method, Method::Put | Method::Post) => match params::is_form(content_type) {
+                Ok(true) => Err(ApiError::request(ErrorCode::InvalidForm, error.cause())),
+                // Nobody reads a body that is no form; a broken type is reported by `parse`.
+                Ok(false) | Err(_) => Ok(&b""[..]),
+            },
+            Err(_) => Ok(&b""[..]),
+        };
+        let parsed = body.and_then(|body| keys::parse(method, path, query, content_type, body, now, &mut scratch));
+        let dispatch = match parsed {
+            Ok(KeysRequest::Write { write, no_value_on_success }) => {
+                match hub.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
+                    Admission::Yes => {
+                        let token = conn.expect_write(no_value_on_success, reply);
+                        hub.propose(token, write);
+                        Dispatch::Proposed
+                    }
+                    Admission::Later => Dispatch::AwaitRoom,
+                    Admission::Full if behind_writes => Dispatch::BehindWrites,
+                    Admission::Full => {
+                        self.error(&mut conn.out(), &failure(ProposalFailure::NoSpace), reply);
+                        Dispatch::Answered
+                    }
+                }
+            }
+            _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
-                let node = hub.node.borrow();
-                self.get(&mut conn.out(), &node, path, recursive, sorted, reply);
+                self.get(&mut conn.out(), &hub.node.borrow(), path, (recursive, sorted), reply);
                 Dispatch::Answered
             }
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: true }) => {
@@ -170,19 +200,18 @@ impl Responder {
             Ok(KeysRequest::Watch { path, recursive, stream, wait_index }) => {
                 Dispatch::Watch(WatchPlan { path: path.to_vec(), recursive, stream, wait_index, reply })
             }
-            Ok(KeysRequest::Write { write, no_value_on_success }) => {
-                let token = conn.expect_write(no_value_on_success, reply);
-                hub.propose(token, write);
-                Dispatch::Proposed
-            }
             Err(error) => {
                 self.error(&mut conn.out(), &error, reply);
                 Dispatch::Answered
             }
+        };
+        if scratch.capacity() > SCRATCH_KEEP_BYTES {
+            *scratch = Vec::new();
         }
+        dispatch
     }
 
-    fn head<'a>(&'a self, status: u16, reply: Reply, date: &'a [u8; 29]) -> ReplyHead<'a> {
+    fn head<'a>(&'a self, status: u16, reply: Reply, date: &'a HttpDate) -> ReplyHead<'a> {
         ReplyHead {
             http_minor: reply.http_minor,
             keep_alive: reply.keep_alive,
@@ -198,7 +227,7 @@ impl Responder {
         reply: Reply,
         index: EtcdIndex,
         raft: Option<(u64, u64)>,
-        date: &'a [u8; 29],
+        date: &'a HttpDate,
     ) -> ReplyHead<'a> {
         ReplyHead {
             content_type: JSON,
@@ -209,7 +238,14 @@ impl Responder {
         }
     }
 
-    fn get(&self, out: &mut Vec<u8>, node: &Node, path: &[u8], recursive: bool, sorted: bool, reply: Reply) {
+    fn get(
+        &self,
+        out: &mut Vec<u8>,
+        node: &Node,
+        path: &[u8],
+        (recursive, sorted): (bool, bool),
+        reply: Reply,
+    ) {
         let now = clock::now();
         match node.store().get(path) {
             Ok(found) => {
@@ -224,7 +260,7 @@ impl Responder {
     /// Answers a read whose round has ended.
     pub fn linear_get(&self, out: &mut Vec<u8>, hub: &Hub, plan: &GetPlan, confirmed: bool) {
         if confirmed {
-            self.get(out, &hub.node.borrow(), &plan.path, plan.recursive, plan.sorted, plan.reply);
+            self.get(out, &hub.node.borrow(), &plan.path, (plan.recursive, plan.sorted), plan.reply);
         } else {
             self.error(out, &failure(ProposalFailure::Timeout), plan.reply);
         }
@@ -244,19 +280,15 @@ impl Responder {
         }
     }
 
-    fn store_error(&self, out: &mut Vec<u8>, error: &StoreError, reply: Reply) {
+    /// The store refused a write, a read or a watch.
+    pub fn store_error(&self, out: &mut Vec<u8>, error: &StoreError, reply: Reply) {
         self.error(out, &ApiError::from(error.clone()), reply);
     }
 
     fn error(&self, out: &mut Vec<u8>, error: &ApiError, reply: Reply) {
         let date = self.date.at(clock::now());
-        let head = self.keys_head(error.status, reply, error.index, None, &date);
-        append_reply(out, &head, |out| keys::render_error(out, error));
-    }
-
-    /// The history no longer reaches back to the index asked for.
-    pub fn watch_refused(&self, out: &mut Vec<u8>, error: &StoreError, reply: Reply) {
-        self.store_error(out, error, reply);
+        let head = self.keys_head(error.status(), reply, error.index, None, &date);
+        append_reply(out, &head, |out| render_error(out, error));
     }
 
     /// The head of a watch's answer; its events follow, each when it happens.
@@ -271,12 +303,80 @@ impl Responder {
         keys::render_event(out, event, false);
     }
 
+    /// Every endpoint but the keys.
     fn other(&self, hub: &Hub, out: &mut Vec<u8>, method: Method, route: &Route<'_>, reply: Reply) {
         let date = self.date.at(clock::now());
-        let _ = (hub, method, route, HTML, TEXT, members::MARK, version::MARK);
-        let head = self.head(404, reply, &date);
-        append_reply_bytes(out, &head, b"");
+        if method == Method::Options {
+            append_reply_bytes(out, &self.head(200, reply, &date), b"");
+            return;
+        }
+        if let MethodVerdict::NotAllowed { allow } = route.check_method(method) {
+            let head = ReplyHead { allow, content_type: TEXT, nosniff: true, ..self.head(405, reply, &date) };
+            append_reply_bytes(out, &head, b"Method Not Allowed\n");
+            return;
+        }
+        let node = hub.node.borrow();
+        let json = ReplyHead { content_type: JSON, ..self.head(200, reply, &date) };
+        let of_cluster = ReplyHead { cluster_id: Some(&self.cluster_id), ..json };
+        match route {
+            Route::Members if method == Method::Get => {
+                append_reply(out, &of_cluster, |out| members::render_list(out, node.members()));
+            }
+            Route::MembersLeader if method == Method::Get => match node.members().get(node.leader()) {
+                Some(leader) => append_reply(out, &of_cluster, |out| members::render_one(out, leader)),
+                None => {
+                    let head = ReplyHead { status: 503, ..of_cluster };
+                    append_reply(out, &head, |out| members::render_message(out, "During election"));
+                }
+            },
+            Route::Member(_) if method == Method::Get => {
+                let head = ReplyHead { status: 404, ..of_cluster };
+                append_reply(out, &head, |out| members::render_message(out, "Not found"));
+            }
+            Route::Machines => {
+                let head = ReplyHead { content_type: TEXT, ..self.head(200, reply, &date) };
+                append_reply(out, &head, |out| members::render_machines(out, node.members()));
+            }
+            Route::Version => {
+                append_reply(out, &json, |out| admin::render_version(out, node.cluster_version()));
+            }
+            Route::Health => {
+                let healthy = node.leader() != MemberId::default();
+                let status = if healthy { 200 } else { 503 };
+                let head = ReplyHead { content_type: TEXT, ..self.head(status, reply, &date) };
+                append_reply_bytes(out, &head, admin::health(healthy));
+            }
+            Route::Redirect(location) => {
+                let mut head = ReplyHead { location: Some(location), ..self.head(301, reply, &date) };
+                if matches!(method, Method::Get | Method::Head) {
+                    head.content_type = HTML;
+                    append_reply(out, &head, |out| moved_page(out, location));
+                } else {
+                    append_reply_bytes(out, &head, b"");
+                }
+            }
+            _ => {
+                let head = ReplyHead { content_type: TEXT, nosniff: true, ..self.head(404, reply, &date) };
+                append_reply_bytes(out, &head, b"404 page not found\n");
+            }
+        }
     }
+}
+
+/// The page Go sends with a redirect.
+fn moved_page(out: &mut Vec<u8>, location: &[u8]) {
+    out.extend_from_slice(b"<a href=\"");
+    for &byte in location {
+        match byte {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b'"' => out.extend_from_slice(b"&#34;"),
+            b'\'' => out.extend_from_slice(b"&#39;"),
+            plain => out.push(plain),
+        }
+    }
+    out.extend_from_slice(b"\">Moved Permanently</a>.\n\n");
 }
 
 /// `X-Raft-Index` and `X-Raft-Term`.
@@ -290,8 +390,8 @@ fn failure(reason: ProposalFailure) -> ApiError {
         ProposalFailure::Timeout => "etcdserver: request timed out",
         ProposalFailure::NotProposed => "etcdserver: no leader",
         ProposalFailure::NoSpace => {
-            "etcdserver: no space left on the device of the write-ahead log; free some, writes then resume by themselves"
+            "etcdserver: no space left for the write-ahead log; free some, and writes are accepted again"
         }
     };
-    ApiError::raft_internal(cause)
+    ApiError::request(ErrorCode::RaftInternal, cause)
 }
