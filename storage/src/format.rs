@@ -97,8 +97,8 @@ pub mod segment_header {
     pub const CRC: Field = field("crc", 4092, 4);
     /// All of the above, in order.
     pub const FIELDS: &[Field] = &[
-        MAGIC, VERSION, FLAGS, CLUSTER, MEMBER, SEQ, EPOCH, FIRST_WAL, FIRST_RAFT, PREV_END, PREV_CRC, RESERVED, HS_TERM,
-        HS_VOTE, HS_COMMIT, SNAP_INDEX, SNAP_TERM, PADDING, CRC,
+        MAGIC, VERSION, FLAGS, CLUSTER, MEMBER, SEQ, EPOCH, FIRST_WAL, FIRST_RAFT, PREV_END, PREV_CRC, RESERVED,
+        HS_TERM, HS_VOTE, HS_COMMIT, SNAP_INDEX, SNAP_TERM, PADDING, CRC,
     ];
 }
 
@@ -288,10 +288,9 @@ impl SegmentHeader {
             },
             snapshot: match get_u64(page, f::SNAP_INDEX) {
                 0 => None,
-                index => Some(SnapshotMarker {
-                    index: RaftIndex::new(index),
-                    term: Term::new(get_u64(page, f::SNAP_TERM)),
-                }),
+                index => {
+                    Some(SnapshotMarker { index: RaftIndex::new(index), term: Term::new(get_u64(page, f::SNAP_TERM)) })
+                }
             },
         };
         let broken = [
@@ -461,10 +460,9 @@ mod tests {
 
     #[test]
     fn layout_tables_have_no_hole_and_no_overlap() {
-        for (fields, total) in [
-            (segment_header::FIELDS, PAGE_BYTES as usize),
-            (frame_header::FIELDS, FRAME_HEADER_BYTES as usize),
-        ] {
+        for (fields, total) in
+            [(segment_header::FIELDS, PAGE_BYTES as usize), (frame_header::FIELDS, FRAME_HEADER_BYTES as usize)]
+        {
             let mut end = 0;
             for field in fields {
                 assert_eq!(field.offset, end, "{}", field.name);

@@ -3,9 +3,7 @@
 //! Invariants: the buffer always holds header space first, then records, then (once sealed) zero padding; after a
 //! frame is taken or cleared the buffer's memory stays, so a steady state allocates nothing.
 
-use crate::format::{
-    FRAME_HEADER_BYTES, FrameHeader, SnapshotMarker, align_frame, frame_crc, frame_header, put_u32,
-};
+use crate::format::{FRAME_HEADER_BYTES, FrameHeader, SnapshotMarker, align_frame, frame_crc, frame_header, put_u32};
 use crate::ids::{RaftIndex, Term, WalIndex};
 use crate::record::{self, EntryRef, HardState, RECORD_HEADER_BYTES};
 

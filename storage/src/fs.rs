@@ -52,14 +52,6 @@ impl FsMedium {
         let fd = rustix::fs::openat(self.dir(), name, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from(0o600))?;
         Ok(FsFile(Arc::new(File::from(fd))))
     }
-
-    /// Whether two names are the same file. A rename that a crash caught on a file system without a journal can leave
-    /// both.
-    pub(crate) fn same_file(&self, one: &str, other: &str) -> io::Result<bool> {
-        let one = rustix::fs::statat(self.dir(), one, AtFlags::SYMLINK_NOFOLLOW)?;
-        let other = rustix::fs::statat(self.dir(), other, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
-    }
 }
 
 impl Medium for FsMedium {
@@ -86,10 +78,13 @@ impl Medium for FsMedium {
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<FsFile> {
-        self.open_flags(name, match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        })
+        self.open_flags(
+            name,
+            match access {
+                Access::Read => OFlags::RDONLY,
+                Access::ReadWrite => OFlags::RDWR,
+            },
+        )
     }
 
     fn create(&self, name: &str) -> io::Result<FsFile> {
@@ -106,6 +101,12 @@ impl Medium for FsMedium {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(self.dir(), name, AtFlags::empty())?)
+    }
+
+    fn same_file(&self, one: &str, other: &str) -> io::Result<bool> {
+        let one = rustix::fs::statat(self.dir(), one, AtFlags::SYMLINK_NOFOLLOW)?;
+        let other = rustix::fs::statat(self.dir(), other, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
     }
 
     fn sync_dir(&self) -> io::Result<()> {
@@ -168,10 +169,10 @@ impl StoredFile for FsFile {
 
     fn expect_random_reads(&self) {
         // Advice only: a file system that refuses it serves reads all the same.
-        drop(rustix::fs::fadvise(&*self.0, 0, None, Advice::Random));
+        let _ = rustix::fs::fadvise(&*self.0, 0, None, Advice::Random);
     }
 
     fn forget_cache(&self) {
-        drop(rustix::fs::fadvise(&*self.0, 0, None, Advice::DontNeed));
+        let _ = rustix::fs::fadvise(&*self.0, 0, None, Advice::DontNeed);
     }
 }

@@ -21,7 +21,7 @@ pub enum Access {
 }
 
 /// One directory.
-pub trait Medium: Clone + Send + 'static {
+pub trait Medium: Clone + Send + std::fmt::Debug + 'static {
     /// An open file.
     type File: StoredFile;
     /// A mapped file.
@@ -66,6 +66,12 @@ pub trait Medium: Clone + Send + 'static {
     /// Whatever the directory answers.
     fn remove(&self, name: &str) -> io::Result<()>;
 
+    /// Whether two names are one file. On a file system without a journal, a crash during a rename can leave both.
+    ///
+    /// # Errors
+    /// Whatever the directory answers.
+    fn same_file(&self, one: &str, other: &str) -> io::Result<bool>;
+
     /// Makes all earlier changes of names durable. This needs a full `fsync`: on a journaled ext4, `fdatasync` of a
     /// directory does not wait for a rename.
     ///
@@ -75,7 +81,7 @@ pub trait Medium: Clone + Send + 'static {
 }
 
 /// One open file. Clones share the file.
-pub trait StoredFile: Clone + Send + 'static {
+pub trait StoredFile: Clone + Send + std::fmt::Debug + 'static {
     /// Its length.
     ///
     /// # Errors

@@ -207,6 +207,12 @@ impl Medium for MemoryMedium {
         Ok(())
     }
 
+    fn same_file(&self, one: &str, other: &str) -> io::Result<bool> {
+        let dir = lock(&self.dir);
+        let inode = |name: &str| dir.names.get(name).map(|file| Arc::clone(&file.inode)).ok_or_else(|| missing(name));
+        Ok(Arc::ptr_eq(&inode(one)?, &inode(other)?))
+    }
+
     fn sync_dir(&self) -> io::Result<()> {
         let mut dir = lock(&self.dir);
         if lock(&dir.faults).sync_fails() {

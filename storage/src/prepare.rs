@@ -193,9 +193,11 @@ pub(crate) fn adopt<M: Medium>(
     zeroed: bool,
 ) -> Result<Spare<M>, PrepareError> {
     file.expect_random_reads();
-    let region = medium
-        .map(&file, bytes)
-        .map_err(|source| PrepareError::Io { what: "map", file: medium.path_of(&name), source })?;
+    let region = medium.map(&file, bytes).map_err(|source| PrepareError::Io {
+        what: "map",
+        file: medium.path_of(&name),
+        source,
+    })?;
     Ok(Spare { name, file, region, bytes, zeroed })
 }
 

@@ -143,12 +143,6 @@ pub enum RecordError {
     Trailing(usize),
 }
 
-/// The bytes of an entry record.
-#[must_use]
-pub(crate) const fn entry_bytes(context: usize, data: usize) -> usize {
-    RECORD_HEADER_BYTES + ENTRY_FIXED_BYTES + context + data
-}
-
 fn header(kind: u8, entry_kind: u8, body: usize) -> [u8; RECORD_HEADER_BYTES] {
     let body = u32::try_from(body).expect("a record fits its frame, and a frame's length is a u32").to_le_bytes();
     [kind, entry_kind, 0, 0, body[0], body[1], body[2], body[3]]
@@ -279,13 +273,10 @@ mod tests {
         let records: Result<Vec<_>, _> = Records::new(&body, 3).collect();
         assert_eq!(
             records.unwrap(),
-            [
-                Record::Entry(entry),
-                Record::HardState(state),
-                Record::SnapshotMarker { marker, replaces_log: true }
-            ]
+            [Record::Entry(entry), Record::HardState(state), Record::SnapshotMarker { marker, replaces_log: true }]
         );
-        assert_eq!(entry_bytes(3, 4), body.len() - 2 * RECORD_HEADER_BYTES - HARD_STATE_BYTES - SNAPSHOT_MARKER_BYTES);
+        let entry_bytes = RECORD_HEADER_BYTES + ENTRY_FIXED_BYTES + 3 + 4;
+        assert_eq!(body.len(), entry_bytes + 2 * RECORD_HEADER_BYTES + HARD_STATE_BYTES + SNAPSHOT_MARKER_BYTES);
         let fewer: Result<Vec<_>, _> = Records::new(&body, 2).collect();
         assert_eq!(fewer, Err(RecordError::Trailing(24)));
         let more: Result<Vec<_>, _> = Records::new(&body, 4).collect();
@@ -294,7 +285,9 @@ mod tests {
 
     #[test]
     fn unknown_types_and_kinds_are_errors() {
-        let collect = |bytes: &[u8]| Records::new(bytes, 1).collect::<Result<Vec<_>, _>>();
+        fn collect(bytes: &[u8]) -> Result<Vec<Record<'_>>, RecordError> {
+            Records::new(bytes, 1).collect()
+        }
         assert_eq!(collect(&[9, 0, 0, 0, 0, 0, 0, 0]), Err(RecordError::Type(9)));
         assert_eq!(collect(&[2, 1, 0, 0, 0, 0, 0, 0]), Err(RecordError::Layout(2)));
         assert_eq!(collect(&[2, 0, 0, 0, 0, 0, 0, 0]), Err(RecordError::Layout(2)));

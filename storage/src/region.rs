@@ -18,7 +18,7 @@ use std::io;
 use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
 
 /// Bytes of one segment that can be stored into.
-pub trait Region: Send {
+pub trait Region: Send + std::fmt::Debug {
     /// How many bytes there are.
     fn len_bytes(&self) -> u64;
 
@@ -97,9 +97,8 @@ impl Region for MappedRegion {
         }
         // SAFETY: DONTNEED on a shared file mapping drops page-table entries only; dirty pages stay in the page cache
         // and a later access faults the same bytes in again. No reference to these bytes exists (invariant 2).
-        let advised = unsafe {
-            self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from as usize, (to - from) as usize)
-        };
+        let advised =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, from as usize, (to - from) as usize) };
         // A refusal costs memory, nothing else; there is nobody who could act on it.
         drop(advised);
     }

@@ -136,7 +136,9 @@ pub enum SyncStep<M: Medium> {
 
 /// A step of a sync failed. The node stops: see invariant 4 of this module.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {what} {file}: {source}; the WAL on disk is intact up to the last acknowledged write: check the disk, then start again")]
+#[error(
+    "cannot {what} {file}: {source}; the WAL on disk is intact up to the last acknowledged write: check the disk, then start again"
+)]
 pub struct SyncError {
     /// The step.
     pub what: &'static str,
@@ -180,7 +182,7 @@ impl<M: Medium> SyncStep<M> {
 }
 
 /// A sync that is under way. Bring it back with [`Wal::finish_sync`], or report [`Wal::poison`].
-
+#[derive(Debug)]
 #[must_use = "a ticket that is dropped blocks every later sync"]
 pub struct SyncTicket<M: Medium> {
     upto: WalIndex,
@@ -296,8 +298,11 @@ impl<M: Medium> Wal<M> {
         };
         let name = segment_name(seq, header.first_raft_index);
         let from = spare.name.clone();
-        let mut tail = Tail::begin(&medium, spare, header, RaftIndex::ZERO)
-            .map_err(|source| SyncError { what: "store into", file: medium.path_of(&from), source })?;
+        let mut tail = Tail::begin(&medium, spare, header, RaftIndex::ZERO).map_err(|source| SyncError {
+            what: "store into",
+            file: medium.path_of(&from),
+            source,
+        })?;
         SyncStep::<M>::SyncData { file: tail.file.clone(), path: Arc::clone(&tail.path) }.run()?;
         SyncStep::Publish { medium: medium.clone(), from, to: name }.run()?;
         tail.mark_published(&medium);
