@@ -630,7 +630,7 @@ proptest! {
     fn dates_agree_with_counting_days(days in 0..2_000_000_u64, second in 0..86_400_u64) {
         let mut out = [0; 29];
         http_date(days * 86_400 + second, &mut out);
-        let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let (mut year, mut left) = (1970, days);
         while left >= 365 + u64::from(leap(year)) {
             left -= 365 + u64::from(leap(year));
