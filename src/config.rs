@@ -444,7 +444,10 @@ impl Values {
     fn advertised(&self, name: &str) -> Result<Vec<Url>, ConfigError> {
         let urls = self.urls(name);
         match urls.iter().find(|url| url.host().is_empty()) {
-            Some(url) => Err(invalid(&format!("unexpected empty host ({url})"))),
+            Some(url) => Err(invalid(&format!(
+                "--{name} {:?} must be \"host:port\" (unexpected empty host ({url}))",
+                url::join(&urls)
+            ))),
             None => Ok(urls),
         }
     }
@@ -490,8 +493,9 @@ impl Values {
         if text.split(',').any(|origin| origin == "*") {
             return Ok(Cors::Any);
         }
-        let urls =
-            Url::parse_list(text).map_err(|why| usage(&format!("invalid value {text:?} for flag -cors: {why}")))?;
+        // Not `parse_list`, to which nothing is an empty list: etcd refuses an empty --cors.
+        let urls = text.split(',').map(Url::parse).collect::<Result<Vec<_>, _>>();
+        let urls = urls.map_err(|why| usage(&format!("invalid value {text:?} for flag -cors: {why}")))?;
         Ok(Cors::Only(urls.iter().map(|url| url.as_str().to_owned()).collect()))
     }
 

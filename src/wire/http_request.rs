@@ -204,7 +204,10 @@ pub fn worth_parsing(buf: &[u8], seen: usize, limits: &Limits) -> bool {
 pub fn parse_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Parsed<'a>, RequestError> {
     // Bytes past the limit are not looked at, so that pieces and whole meet the limit at the same byte.
     let full = buf.len() >= limits.header_bytes_max;
-    let window = if full { &buf[..limits.header_bytes_max] } else { buf };
+    parse_window(if full { &buf[..limits.header_bytes_max] } else { buf }, limits, full)
+}
+
+fn parse_window<'a>(window: &'a [u8], limits: &Limits, full: bool) -> Result<Parsed<'a>, RequestError> {
     // httparse skips blank lines before a request; Go refuses them.
     if matches!(window.first(), Some(b'\r' | b'\n')) {
         return Err(RequestError::Malformed("blank line before the request"));
@@ -216,7 +219,12 @@ pub fn parse_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Parsed<'a>, Requ
         Ok(httparse::Status::Complete(head_len)) => head_len,
         Ok(httparse::Status::Partial) if full => return Err(RequestError::HeaderTooLarge),
         Ok(httparse::Status::Partial) => return Ok(Parsed::NeedMore),
-        Err(error) => return explain(window, error, full),
+        // Only complete lines are judged, as in Go: pieces that end inside a line must not know more than the whole.
+        Err(error) if full || window.ends_with(b"\n") => return Err(explain(window, error)),
+        Err(_) => {
+            let lines = window.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+            return parse_window(&window[..lines], limits, false);
+        }
     };
     let raw = &window[..head_len];
     // One CRLF per line is all the line feeds a head may have; httparse also takes bare ones.
@@ -229,19 +237,18 @@ pub fn parse_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Parsed<'a>, Requ
     interpret(method.as_bytes(), target.as_bytes(), http_minor, request.headers, head_len).map(Parsed::Head)
 }
 
-/// Turns httparse's refusal into ours. A version is judged only once its line is complete, as Go does.
-fn explain(window: &[u8], error: httparse::Error, full: bool) -> Result<Parsed<'_>, RequestError> {
-    Err(match error {
+/// Turns httparse's refusal into ours.
+fn explain(window: &[u8], error: httparse::Error) -> RequestError {
+    match error {
         httparse::Error::TooManyHeaders => RequestError::HeaderTooLarge,
         httparse::Error::HeaderName => RequestError::InvalidHeaderName,
         httparse::Error::HeaderValue => RequestError::InvalidHeaderValue,
         httparse::Error::Version => match window.iter().position(|&b| b == b'\n') {
             Some(end) => judge_version(&window[..end]),
-            None if full => RequestError::HeaderTooLarge,
-            None => return Ok(Parsed::NeedMore),
+            None => RequestError::HeaderTooLarge,
         },
         _ => RequestError::Malformed("request line"),
-    })
+    }
 }
 
 /// `line` is a request line without its line feed whose version httparse refused.
