@@ -136,7 +136,7 @@ fn escape_error(bad: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`ErrorCode::InvalidForm`] for a malformed type, in Go's words.
-pub(super) fn is_form(content_type: Option<&[u8]>) -> Result<bool, ApiError> {
+pub fn is_form(content_type: Option<&[u8]>) -> Result<bool, ApiError> {
     match content_type {
         None | Some(b"") => Ok(false),
         Some(text) if text == FORM_TYPE => Ok(true),

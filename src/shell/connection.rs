@@ -61,6 +61,8 @@ struct Mailbox {
 pub struct Conn {
     slot: u32,
     generation: u32,
+    /// It came to a peer URL, where the client API is not served.
+    peer: bool,
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<PendingWrite>>,
     next_seq: Cell<u32>,
@@ -72,10 +74,11 @@ pub struct Conn {
 impl Conn {
     /// A connection in this slot.
     #[must_use]
-    pub fn new(slot: u32, generation: u32) -> Self {
+    pub fn new(slot: u32, generation: u32, peer: bool) -> Self {
         Self {
             slot,
             generation,
+            peer,
             out: RefCell::default(),
             pending: RefCell::default(),
             next_seq: Cell::new(0),
@@ -83,6 +86,12 @@ impl Conn {
             linear_read: Cell::new(None),
             wake: Notify::default(),
         }
+    }
+
+    /// Whether it came to a peer URL.
+    #[must_use]
+    pub fn is_peer(&self) -> bool {
+        self.peer
     }
 
     /// Its place among the connections.
@@ -193,10 +202,10 @@ enum Step {
 }
 
 /// Serves a connection until either side ends it.
-pub async fn serve(hub: Rc<Hub>, mut stream: TcpStream) {
+pub async fn serve(hub: Rc<Hub>, mut stream: TcpStream, peer: bool) {
     // Answers are whole when sent; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
-    let conn = hub.connections.borrow_mut().open();
+    let conn = hub.connections.borrow_mut().open(peer);
     let ended = exchange(&hub, &conn, &mut stream).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");

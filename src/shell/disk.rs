@@ -11,6 +11,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +20,7 @@ use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
-use ringd_storage::fs::FsMedium;
-use ringd_storage::ids::SegmentSeq;
+use ringd_storage::fs::{FsFile, FsMedium};
 use ringd_storage::prepare::{PrepareError, Retired, Spare, discard, prepare_spare};
 use ringd_storage::record::Record;
 use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal};
@@ -67,7 +68,7 @@ pub struct Disk {
     /// Writers wait for a spare: fill it without rests.
     hurry: Arc<AtomicBool>,
     /// The ring's handle on the current tail.
-    tail_file: RefCell<Option<(SegmentSeq, Rc<BufferedFile>)>>,
+    tail_file: RefCell<Option<(FsFile, Rc<BufferedFile>)>>,
     /// Segments a snapshot covers, to be recycled or removed.
     retired: RefCell<VecDeque<Retired>>,
     /// Syncs done and the time they took, for the metrics.
@@ -213,17 +214,17 @@ impl Disk {
     }
 
     /// The ring's handle on a file, made once per segment.
-    fn ring_file(&self, seq: SegmentSeq, file: &std::fs::File) -> Rc<BufferedFile> {
+    fn ring_file(&self, file: &FsFile) -> io::Result<Rc<BufferedFile>> {
         let mut cached = self.tail_file.borrow_mut();
+        // The cache holds the file open, so its descriptor cannot come to name another file.
         if let Some((known, handle)) = &*cached
-            && *known == seq
+            && known.as_fd().as_raw_fd() == file.as_fd().as_raw_fd()
         {
-            return Rc::clone(handle);
+            return Ok(Rc::clone(handle));
         }
-        let handle = raw::adopt_file(file).unwrap_or_else(|error| die(&format!("cannot share WAL segment {seq} with the ring: {error}")));
-        let handle = Rc::new(handle);
-        *cached = Some((seq, Rc::clone(&handle)));
-        handle
+        let handle = Rc::new(raw::adopt_file(file.as_fd())?);
+        *cached = Some((file.clone(), Rc::clone(&handle)));
+        Ok(handle)
     }
 }
 
@@ -246,10 +247,13 @@ pub async fn sync(hub: Rc<Hub>) {
 
 /// Performs a ticket: on the ring when it is one `fdatasync`, on a blocking thread when files are written or renamed.
 async fn perform(disk: &Disk, ticket: SyncTicket<FsMedium>) -> SyncTicket<FsMedium> {
-    if let [step @ SyncStep::SyncData { file, seq }] = ticket.steps() {
-        let handle = disk.ring_file(*seq, file.as_file());
-        if let Err(error) = handle.fdatasync().await {
-            stop(disk, &step.failed(error.into()).to_string());
+    if let [step @ SyncStep::SyncData { file, .. }] = ticket.steps() {
+        let synced = match disk.ring_file(file) {
+            Ok(handle) => handle.fdatasync().await.map_err(io::Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = synced {
+            stop(disk, &step.failed(error).to_string());
         }
         return ticket;
     }

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::timer::Timer;
+use ringd_storage::datadir::DataDir;
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
@@ -39,13 +40,13 @@ pub struct Connections {
 
 impl Connections {
     /// Gives a new connection a slot.
-    pub fn open(&mut self) -> Rc<Conn> {
+    pub fn open(&mut self, peer: bool) -> Rc<Conn> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
         });
-        let conn = Rc::new(Conn::new(slot, self.next_generation));
+        let conn = Rc::new(Conn::new(slot, self.next_generation, peer));
         self.slots[slot as usize] = Some(Rc::clone(&conn));
         self.open += 1;
         conn
@@ -114,6 +115,8 @@ pub struct Hub {
     owed: RefCell<Owed>,
     effects: RefCell<Effects>,
     stopping: Cell<bool>,
+    /// Held for life: its lock keeps a second process away.
+    directory: RefCell<Option<DataDir>>,
 }
 
 impl Hub {
@@ -136,7 +139,13 @@ impl Hub {
             owed: RefCell::default(),
             effects: RefCell::default(),
             stopping: Cell::new(false),
+            directory: RefCell::default(),
         })
+    }
+
+    /// Keeps the data directory locked for as long as this hub lives.
+    pub fn keep(&self, directory: DataDir) {
+        *self.directory.borrow_mut() = Some(directory);
     }
 
     /// Gives the node an input and lets a turn follow.

@@ -37,15 +37,15 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(raw::adopt_listener(socket.into()))
 }
 
-/// Accepts until the process ends.
-pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize) {
+/// Accepts until the process ends. `peer` listeners serve only what members ask each other over plain HTTP.
+pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool) {
     loop {
         match listener.accept().await {
             Ok(stream) if hub.is_stopping() || hub.connections.borrow().len() >= connections_max => drop(stream),
             Ok(stream) => {
                 let hub = Rc::clone(&hub);
                 glommio::spawn_local(async move {
-                    if AssertUnwindSafe(connection::serve(hub, stream)).catch_unwind().await.is_err() {
+                    if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
                         tracing::error!("a connection's task panicked; the connection was dropped");
                     }
                 })

@@ -3,9 +3,8 @@
 //! Owns: nothing. Must hold: a descriptor has exactly one owner after each call.
 #![allow(unsafe_code, reason = "glommio takes sockets and files only as raw descriptors; each block argues its safety")]
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
 
 use glommio::io::BufferedFile;
 use glommio::net::TcpListener;
@@ -22,8 +21,8 @@ pub fn adopt_listener(listener: std::net::TcpListener) -> TcpListener {
 ///
 /// # Errors
 /// When the process has no descriptor left.
-pub fn adopt_file(file: &File) -> io::Result<BufferedFile> {
-    let duplicate = file.try_clone()?;
+pub fn adopt_file(file: BorrowedFd<'_>) -> io::Result<BufferedFile> {
+    let duplicate = file.try_clone_to_owned()?;
     // SAFETY: `into_raw_fd` gives up the only owner of the duplicate, and the new owner closes it.
     Ok(unsafe { BufferedFile::from_raw_fd(duplicate.into_raw_fd()) })
 }

@@ -135,6 +135,11 @@ impl Responder {
         let reply = Reply { http_minor: head.http_minor, keep_alive, head_only: method == Method::Head };
         let mut decoded = self.path_scratch.borrow_mut();
         let Routed { route, query } = route(head.target, &mut decoded);
+        let route = match route {
+            Route::Version | Route::Health | Route::BadTarget | Route::Redirect(_) => route,
+            _ if conn.is_peer() => Route::NotFound,
+            _ => route,
+        };
         match route {
             Route::Keys(path) if route.check_method(method) == MethodVerdict::Allowed => {
                 self.keys(hub, conn, request, (method, path, query), reply, behind_writes)

@@ -1,7 +1,7 @@
 //! HTTP/1.1 bytes to request heads.
 //!
 //! Owns: where one request's head ends, which headers matter, how its body is framed, and the answer to a head that
-//! no handler shall ever see. May touch: `httparse` and slices; no I/O, no clock, no allocation. `http_body` owns the
+//! no handler shall ever see. May touch: `httparse`, `memchr` and slices; no I/O, no clock, no allocation. `http_body` owns the
 //! bytes after the head.
 //!
 //! Must always hold:
@@ -194,7 +194,7 @@ impl RequestError {
 /// reached. Keeps a client that sends one byte at a time from having its head parsed once per byte.
 #[must_use]
 pub fn worth_parsing(buf: &[u8], seen: usize, limits: &Limits) -> bool {
-    buf.len() >= limits.header_bytes_max || buf.get(seen..).is_some_and(|new| new.contains(&b'\n'))
+    seen == 0 || buf.len() >= limits.header_bytes_max || buf.get(seen..).is_some_and(|new| new.contains(&b'\n'))
 }
 
 /// Parses the head at the start of `buf`, which may hold less than a head, or more than one request.
@@ -204,7 +204,10 @@ pub fn worth_parsing(buf: &[u8], seen: usize, limits: &Limits) -> bool {
 pub fn parse_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Parsed<'a>, RequestError> {
     // Bytes past the limit are not looked at, so that pieces and whole meet the limit at the same byte.
     let full = buf.len() >= limits.header_bytes_max;
-    let window = if full { &buf[..limits.header_bytes_max] } else { buf };
+    parse_window(if full { &buf[..limits.header_bytes_max] } else { buf }, limits, full)
+}
+
+fn parse_window<'a>(window: &'a [u8], limits: &Limits, full: bool) -> Result<Parsed<'a>, RequestError> {
     // httparse skips blank lines before a request; Go refuses them.
     if matches!(window.first(), Some(b'\r' | b'\n')) {
         return Err(RequestError::Malformed("blank line before the request"));
@@ -216,11 +219,16 @@ pub fn parse_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Parsed<'a>, Requ
         Ok(httparse::Status::Complete(head_len)) => head_len,
         Ok(httparse::Status::Partial) if full => return Err(RequestError::HeaderTooLarge),
         Ok(httparse::Status::Partial) => return Ok(Parsed::NeedMore),
-        Err(error) => return explain(window, error, full),
+        // Only complete lines are judged, as in Go: pieces that end inside a line must not know more than the whole.
+        Err(error) if full || window.ends_with(b"\n") => return Err(explain(window, error)),
+        Err(_) => {
+            let lines = window.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+            return parse_window(&window[..lines], limits, false);
+        }
     };
     let raw = &window[..head_len];
-    // One CRLF per line is all the line feeds a head may have; httparse also takes bare ones.
-    if crlf_count(raw) != request.headers.len() + 2 {
+    // httparse takes bare line feeds too, but no CR without its LF: as many CRs as lines means CRLF everywhere.
+    if count(raw, b'\r') != request.headers.len() + 2 {
         return Err(RequestError::Malformed("line feed without carriage return"));
     }
     let (Some(method), Some(target), Some(http_minor)) = (request.method, request.path, request.version) else {
@@ -229,19 +237,18 @@ pub fn parse_head<'a>(buf: &'a [u8], limits: &Limits) -> Result<Parsed<'a>, Requ
     interpret(method.as_bytes(), target.as_bytes(), http_minor, request.headers, head_len).map(Parsed::Head)
 }
 
-/// Turns httparse's refusal into ours. A version is judged only once its line is complete, as Go does.
-fn explain(window: &[u8], error: httparse::Error, full: bool) -> Result<Parsed<'_>, RequestError> {
-    Err(match error {
+/// Turns httparse's refusal into ours.
+fn explain(window: &[u8], error: httparse::Error) -> RequestError {
+    match error {
         httparse::Error::TooManyHeaders => RequestError::HeaderTooLarge,
         httparse::Error::HeaderName => RequestError::InvalidHeaderName,
         httparse::Error::HeaderValue => RequestError::InvalidHeaderValue,
         httparse::Error::Version => match window.iter().position(|&b| b == b'\n') {
             Some(end) => judge_version(&window[..end]),
-            None if full => RequestError::HeaderTooLarge,
-            None => return Ok(Parsed::NeedMore),
+            None => RequestError::HeaderTooLarge,
         },
         _ => RequestError::Malformed("request line"),
-    })
+    }
 }
 
 /// `line` is a request line without its line feed whose version httparse refused.
@@ -259,9 +266,11 @@ fn judge_version(line: &[u8]) -> RequestError {
     }
 }
 
-/// Number of CR LF pairs. Written so that the compiler vectorises it.
-fn crlf_count(bytes: &[u8]) -> usize {
-    bytes.iter().zip(&bytes[1..]).filter(|&(&a, &b)| a == b'\r' && b == b'\n').count()
+/// How often `byte` occurs. Counted in bytes per block, so that the compiler uses whole vector registers: a plain
+/// count took ten times as long and a third of a parse.
+fn count(bytes: &[u8], byte: u8) -> usize {
+    const BLOCK: usize = 128;
+    bytes.chunks(BLOCK).map(|block| usize::from(block.iter().map(|&b| u8::from(b == byte)).sum::<u8>())).sum()
 }
 
 /// Reads the headers that decide something and checks that they agree with each other.
@@ -328,7 +337,7 @@ fn interpret<'a>(
     };
     match head.host {
         None if http_minor == 1 => return Err(RequestError::MissingHost),
-        Some(host) if !host.iter().all(|&b| is_host_byte(b)) => return Err(RequestError::MalformedHost),
+        Some(host) if !host.iter().all(|&b| HOST_BYTES[usize::from(b)]) => return Err(RequestError::MalformedHost),
         _ => {}
     }
     match expect {
@@ -391,12 +400,12 @@ fn split_target<'a>(method: &[u8], target: &'a [u8]) -> Result<(&'a [u8], Option
         Some(b'*') if target.len() == 1 && method == b"OPTIONS" => return Ok((target, None)),
         _ => strip_authority(target).ok_or(BAD)?,
     };
-    let (path, query) = match local.iter().position(|&b| b == b'?') {
+    let (path, query) = match memchr::memchr(b'?', local) {
         Some(at) => (&local[..at], Some(&local[at + 1..])),
         None => (local, None),
     };
     let mut rest = path;
-    while let Some(at) = rest.iter().position(|&b| b == b'%') {
+    while let Some(at) = memchr::memchr(b'%', rest) {
         match rest.get(at + 1..at + 3) {
             Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => rest = &rest[at + 3..],
             _ => return Err(BAD),
@@ -417,6 +426,18 @@ fn strip_authority(target: &[u8]) -> Option<&[u8]> {
 }
 
 /// Bytes that may stand in `Host` (RFC 3986 reg-name, IP literals and ports).
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
-}
+static HOST_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let marks = b"!$%&'()*+,-.:;=[]_~";
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};

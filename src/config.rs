@@ -1,0 +1,517 @@
+//! Settings: from flags and variables to one checked `Config`.
+//!
+//! Owns: defaults, the rules between settings, etcd's messages for broken ones, exit codes. May touch: the flag
+//! table (`config/flags.rs`), Go's grammar (`config/go_flags.rs`) and URLs (`config/url.rs`). The environment comes
+//! in as an argument; nothing here reads it, or a file, or a clock.
+//!
+//! Must always hold:
+//! - Equal arguments and variables give equal results.
+//! - A setting given twice, as flag and as variable, is fatal; an unknown `ETCD_*` or `RINGD_*` variable only warns.
+//! - A `Config` in hand has passed every rule that needs no disk and no network.
+
+pub mod flags;
+mod go_flags;
+#[cfg(test)]
+mod tests;
+pub mod url;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flags::{FLAGS, Kind, Status};
+use url::{Scheme, Url};
+
+use crate::wire::http_request::Limits;
+
+/// The etcd release whose v2 API is spoken; what `/version` reports.
+pub const ETCD_LEVEL: &str = "3.4.23";
+/// The name a member has when it is given none.
+pub const DEFAULT_NAME: &str = "default";
+/// etcd's `maxElectionMs`: longer waits are taken for a slip of the unit.
+const ELECTION_MS_MAX: u64 = 50_000;
+/// etcd's rule of thumb: an election must not start because four heartbeats were late.
+const HEARTBEATS_PER_ELECTION: u64 = 5;
+/// The smallest request head a client could use at all.
+const HEADER_BYTES_MIN: u64 = 1024;
+
+/// Everything that was decided before the node starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This member's name.
+    pub name: String,
+    /// Where everything is kept; `NAME.etcd` unless given.
+    pub data_dir: PathBuf,
+    /// Where the WAL is kept when it is not under `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Client listeners as URLs, plain HTTP only.
+    pub listen_client_urls: Vec<Url>,
+    /// Where to bind for clients, one per URL, duplicates removed.
+    pub listen_client_addresses: Vec<SocketAddr>,
+    /// Peer listeners as URLs, plain HTTP only.
+    pub listen_peer_urls: Vec<Url>,
+    /// Where to bind for peers, one per URL, duplicates removed.
+    pub listen_peer_addresses: Vec<SocketAddr>,
+    /// What members and machines answers tell clients.
+    pub advertise_client_urls: Vec<Url>,
+    /// What other members are told at bootstrap.
+    pub initial_advertise_peer_urls: Vec<Url>,
+    /// Name to peer URLs at bootstrap. See `check_bootstrap`.
+    pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// Whether the cluster exists already.
+    pub initial_cluster_state: ClusterState,
+    /// Goes into the cluster id.
+    pub initial_cluster_token: String,
+    /// Refuse membership changes that would lose the quorum.
+    pub strict_reconfig_check: bool,
+    /// Applied entries between two snapshots.
+    pub snapshot_count: u64,
+    /// Snapshot files kept, `None` for all.
+    pub max_snapshots: Option<u64>,
+    /// WAL segments kept, `None` for all.
+    pub max_wals: Option<u64>,
+    /// Leader heartbeat.
+    pub heartbeat_interval: Duration,
+    /// Election timeout, at least five heartbeats.
+    pub election_timeout: Duration,
+    /// Least important level that is logged.
+    pub log_level: LogLevel,
+    /// Who may call from a browser.
+    pub cors: Cors,
+    /// Client connections held at once.
+    pub connections_max: u64,
+    /// What one request may cost.
+    pub limits: Limits,
+    /// How long to poll for completions before sleeping.
+    pub spin_before_park: Duration,
+    /// Whether to set IORING_SETUP_COOP_TASKRUN.
+    pub coop_taskrun: bool,
+    /// Lines for the log, once there is one.
+    pub notices: Vec<Notice>,
+}
+
+/// Whether this member starts a cluster or joins one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    /// All members of `initial_cluster` start together.
+    New,
+    /// The cluster runs; this member was added to it.
+    Existing,
+}
+
+/// Log levels under etcd's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What an operator may want to know.
+    Info,
+    /// What may need attention.
+    Warn,
+    /// What does. `panic` and `fatal` of etcd are this level: such lines are always written.
+    Error,
+}
+
+/// Allowed origins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cors {
+    /// `*`: every answer allows every origin.
+    Any,
+    /// Only these, byte for byte; the answer echoes the origin.
+    Only(Vec<String>),
+}
+
+/// Something to log at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// For the record.
+    Info(String),
+    /// For the operator.
+    Warn(String),
+}
+
+/// Why there is no `Config`: print `text` to where it belongs and exit with `exit_code`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Asked for the help or the version: stdout, 0.
+    #[error("{0}")]
+    Asked(String),
+    /// A bad flag: message and usage on stderr, 2.
+    #[error("{0}")]
+    Usage(String),
+    /// Settings that contradict each other, a bad variable, something unsupported: stderr, 1.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+impl ConfigError {
+    /// The exit code, as etcd's.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Asked(_) => 0,
+            Self::Invalid(_) => 1,
+            Self::Usage(_) => 2,
+        }
+    }
+
+    /// Whether the text is an answer (stdout) rather than a complaint (stderr).
+    #[must_use]
+    pub const fn is_for_stdout(&self) -> bool {
+        matches!(self, Self::Asked(_))
+    }
+}
+
+impl Config {
+    /// Reads `args` (without the program's name) and `variables`. `main` calls it with `args_os().skip(1)` and
+    /// `vars_os()`.
+    ///
+    /// # Errors
+    /// `ConfigError`, whose text is what etcd 3.4.23 prints, with `ringd` in place of `etcd`.
+    pub fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        let args = args
+            .into_iter()
+            .map(|arg| arg.into_string().map_err(|arg| usage(&format!("argument is not UTF-8: {}", arg.display()))));
+        let given = go_flags::parse(args.collect::<Result<_, _>>()?).map_err(|problem| match problem {
+            go_flags::Problem::Flag(text) => usage(&text),
+            go_flags::Problem::Word(word) => invalid(&format!("'{word}' is not a valid flag")),
+        })?;
+        let mut values = Values::new(&given);
+        if values.bool("help") {
+            return Err(ConfigError::Asked(go_flags::command().render_long_help().to_string()));
+        }
+        if values.bool("version") {
+            return Err(ConfigError::Asked(version_text()));
+        }
+        values.add_variables(variables)?;
+        values.check_status()?;
+        values.build()
+    }
+
+    /// The rules for a first start, when the data dir holds nothing: this member must be part of the cluster it is to
+    /// found or join, under the URLs it advertises. etcd skips them on later starts, and so should the caller.
+    ///
+    /// # Errors
+    /// etcd's text, exit code 1.
+    pub fn check_bootstrap(&self) -> Result<(), ConfigError> {
+        let fail = |text: String| Err(ConfigError::Invalid(text));
+        let all: Vec<&Url> = self.initial_cluster.values().flatten().collect();
+        if all.iter().enumerate().any(|(at, url)| all[..at].iter().any(|other| other.is_same_place(url))) {
+            return fail(format!("initial cluster {} has duplicate url", self.initial_cluster_text()));
+        }
+        let Some(listed) = self.initial_cluster.get(&self.name) else {
+            return fail(format!("couldn't find local name {:?} in the initial cluster configuration", self.name));
+        };
+        let advertised = &self.initial_advertise_peer_urls;
+        let missing = |these: &[Url], from: &[Url]| {
+            these.iter().filter(|url| !from.iter().any(|other| other.is_same_place(url))).cloned().collect::<Vec<_>>()
+        };
+        let named = |urls: &[Url]| urls.iter().map(|url| format!("{}={url}", self.name)).collect::<Vec<_>>().join(",");
+        let unlisted = missing(advertised, listed);
+        let unadvertised = missing(listed, advertised);
+        if !unadvertised.is_empty() {
+            return fail(format!(
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={}",
+                named(&unadvertised),
+                url::join(advertised)
+            ));
+        }
+        if !unlisted.is_empty() {
+            return fail(format!(
+                "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
+                url::join(&unlisted),
+                named(listed)
+            ));
+        }
+        Ok(())
+    }
+
+    /// `NAME=URL,...`, sorted by name.
+    #[must_use]
+    pub fn initial_cluster_text(&self) -> String {
+        let pairs = self.initial_cluster.iter().flat_map(|(name, urls)| urls.iter().map(move |url| (name, url)));
+        pairs.map(|(name, url)| format!("{name}={url}")).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// What `--version` prints.
+#[must_use]
+pub fn version_text() -> String {
+    format!("ringd Version: {}\netcd API level: {ETCD_LEVEL} (v2)\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn usage(text: &str) -> ConfigError {
+    ConfigError::Usage(format!(
+        "{text}\nUsage:\n\n  ringd [flags]\n    Start a ringd server.\n\n  ringd --version\n    Show the version of ringd.\n\n  \
+         ringd -h | --help\n    Show all flags.\n"
+    ))
+}
+
+fn invalid(text: &str) -> ConfigError {
+    ConfigError::Invalid(verifying(text))
+}
+
+fn verifying(text: &str) -> String {
+    format!("error verifying flags, {text}. See 'ringd --help'.")
+}
+
+/// Values by flag name, while they are being gathered.
+struct Values {
+    set: BTreeMap<&'static str, String>,
+    notices: Vec<Notice>,
+}
+
+impl Values {
+    fn new(given: &go_flags::Given) -> Self {
+        let set = FLAGS.iter().filter_map(|flag| given.get(flag).map(|value| (flag.name, value.to_owned()))).collect();
+        Self { set, notices: Vec::new() }
+    }
+
+    fn add_variables(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), ConfigError> {
+        let mut ours: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with("ETCD_") && !name.starts_with("RINGD_") {
+                continue;
+            }
+            let value = value
+                .into_string()
+                .map_err(|value| invalid(&format!("invalid value {:?} for {name}: not UTF-8", value.display())))?;
+            ours.insert(name, value);
+        }
+        for flag in FLAGS {
+            let Some(variable) = flag.variable() else { continue };
+            // An empty variable counts as unset, as in etcd.
+            let Some(value) = ours.remove(&variable).filter(|value| !value.is_empty()) else { continue };
+            if self.set.contains_key(flag.name) {
+                return Err(ConfigError::Invalid(format!(
+                    "conflicting environment variable {variable:?} is shadowed by corresponding command-line flag \
+                     (either unset environment variable or disable flag)"
+                )));
+            }
+            go_flags::check(flag.kind, &value)
+                .map_err(|why| invalid(&format!("invalid value {value:?} for {variable}: {why}")))?;
+            self.notices.push(Notice::Info(format!("recognized and used environment variable {variable}={value}")));
+            self.set.insert(flag.name, value);
+        }
+        self.notices.extend(
+            ours.into_iter()
+                .map(|(name, value)| Notice::Warn(format!("unrecognized environment variable {name}={value}"))),
+        );
+        Ok(())
+    }
+
+    /// Refuses what is not supported and notes what has no effect.
+    fn check_status(&mut self) -> Result<(), ConfigError> {
+        for flag in FLAGS {
+            let Some(value) = self.set.get(flag.name) else { continue };
+            let is_default = match flag.kind {
+                Kind::Bool => go_flags::parse_bool(value) == go_flags::parse_bool(flag.default),
+                Kind::Uint => go_flags::parse_uint(value) == go_flags::parse_uint(flag.default),
+                _ => value == flag.default,
+            };
+            match flag.status {
+                _ if is_default => {}
+                Status::Effective => {}
+                Status::NoEffect(reason) => {
+                    self.notices.push(Notice::Warn(format!("--{} has no effect: {reason}", flag.name)));
+                }
+                Status::Refused(accepted, _) if accepted.contains(&value.as_str()) => {}
+                Status::Refused(_, reason) => {
+                    return Err(invalid(&format!("--{} cannot be {value:?}: {reason}", flag.name)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_set(&self, name: &str) -> bool {
+        self.set.contains_key(name)
+    }
+
+    fn text(&self, name: &str) -> &str {
+        let flag = flags::find(name).unwrap_or_else(|| panic!("flag {name} is not in the table"));
+        self.set.get(name).map_or(flag.default, String::as_str)
+    }
+
+    fn bool(&self, name: &str) -> bool {
+        go_flags::parse_bool(self.text(name)).expect("bool values are checked when they are set")
+    }
+
+    fn uint(&self, name: &str) -> u64 {
+        go_flags::parse_uint(self.text(name)).expect("numbers are checked when they are set")
+    }
+
+    fn urls(&self, name: &str) -> Vec<Url> {
+        Url::parse_list(self.text(name)).expect("URLs are checked when they are set")
+    }
+
+    /// Everything etcd's `Validate` does, in its order, then ringd's own rules.
+    fn build(mut self) -> Result<Config, ConfigError> {
+        let (listen_peer_urls, listen_peer_addresses) = self.listeners("listen-peer-urls")?;
+        let (listen_client_urls, listen_client_addresses) = self.listeners("listen-client-urls")?;
+        let initial_advertise_peer_urls = self.advertised("initial-advertise-peer-urls")?;
+        let advertise_client_urls = self.advertised("advertise-client-urls")?;
+        let (heartbeat_interval, election_timeout) = self.timing()?;
+        if self.is_set("listen-client-urls") && !self.is_set("advertise-client-urls") {
+            let first = verifying("--advertise-client-urls is required when --listen-client-urls is set explicitly");
+            return Err(ConfigError::Invalid(format!(
+                "{first}\nWhen listening on specific address(es), this ringd process must advertise accessible url(s) \
+                 to each connected client."
+            )));
+        }
+        if self.text("name").is_empty() {
+            return Err(invalid("--name must not be empty"));
+        }
+        let name = self.text("name").to_owned();
+        let data_dir = match self.text("data-dir") {
+            "" => {
+                let text = format!("no data-dir provided, using default data-dir ./{name}.etcd");
+                self.notices.push(Notice::Warn(text));
+                PathBuf::from(format!("{name}.etcd"))
+            }
+            given => PathBuf::from(given),
+        };
+        let initial_cluster = self.initial_cluster(&name, &initial_advertise_peer_urls)?;
+        let limits = self.limits()?;
+        Ok(Config {
+            data_dir,
+            wal_dir: Some(self.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            listen_client_urls,
+            listen_client_addresses,
+            listen_peer_urls,
+            listen_peer_addresses,
+            advertise_client_urls,
+            initial_advertise_peer_urls,
+            initial_cluster,
+            initial_cluster_state: match self.text("initial-cluster-state") {
+                "existing" => ClusterState::Existing,
+                _ => ClusterState::New,
+            },
+            initial_cluster_token: self.text("initial-cluster-token").to_owned(),
+            strict_reconfig_check: self.bool("strict-reconfig-check"),
+            snapshot_count: self.at_least("snapshot-count", 1)?,
+            max_snapshots: Some(self.uint("max-snapshots")).filter(|&count| count > 0),
+            max_wals: Some(self.uint("max-wals")).filter(|&count| count > 0),
+            heartbeat_interval,
+            election_timeout,
+            log_level: match self.text("log-level") {
+                _ if self.bool("debug") => LogLevel::Debug,
+                "debug" => LogLevel::Debug,
+                "info" => LogLevel::Info,
+                "warn" => LogLevel::Warn,
+                _ => LogLevel::Error,
+            },
+            cors: self.cors()?,
+            connections_max: self.at_least("ringd-connections-max", 1)?,
+            limits,
+            spin_before_park: Duration::from_micros(self.uint("ringd-spin-before-park-us")),
+            coop_taskrun: self.bool("ringd-coop-taskrun"),
+            notices: self.notices,
+            name,
+        })
+    }
+
+    fn listeners(&self, name: &str) -> Result<(Vec<Url>, Vec<SocketAddr>), ConfigError> {
+        let urls = self.urls(name);
+        let mut addresses = Vec::with_capacity(urls.len());
+        for url in &urls {
+            match url.scheme() {
+                Scheme::Http => {}
+                Scheme::Https => {
+                    return Err(invalid(&format!("--{name} has {url}, but TLS listeners are not supported yet")));
+                }
+                Scheme::Unix | Scheme::Unixs => {
+                    return Err(invalid(&format!("--{name} has {url}, but Unix sockets are not supported yet")));
+                }
+            }
+            let address = url.bind_address().map_err(|text| invalid(&text))?;
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        if addresses.is_empty() {
+            return Err(invalid(&format!("--{name} must name at least one URL")));
+        }
+        Ok((urls, addresses))
+    }
+
+    fn advertised(&self, name: &str) -> Result<Vec<Url>, ConfigError> {
+        let urls = self.urls(name);
+        match urls.iter().find(|url| url.host().is_empty()) {
+            Some(url) => Err(invalid(&format!(
+                "--{name} {:?} must be \"host:port\" (unexpected empty host ({url}))",
+                url::join(&urls)
+            ))),
+            None => Ok(urls),
+        }
+    }
+
+    fn timing(&self) -> Result<(Duration, Duration), ConfigError> {
+        let (heartbeat, election) = (self.uint("heartbeat-interval"), self.uint("election-timeout"));
+        for (name, value) in [("heartbeat-interval", heartbeat), ("election-timeout", election)] {
+            if value == 0 {
+                return Err(invalid(&format!("--{name} must be >0 (set to {value}ms)")));
+            }
+        }
+        if heartbeat.saturating_mul(HEARTBEATS_PER_ELECTION) > election {
+            return Err(invalid(&format!(
+                "--election-timeout[{election}ms] should be at least as {HEARTBEATS_PER_ELECTION} times as \
+                 --heartbeat-interval[{heartbeat}ms]"
+            )));
+        }
+        if election > ELECTION_MS_MAX {
+            return Err(invalid(&format!(
+                "--election-timeout[{election}ms] is too long, and should be set less than {ELECTION_MS_MAX}ms"
+            )));
+        }
+        Ok((Duration::from_millis(heartbeat), Duration::from_millis(election)))
+    }
+
+    fn initial_cluster(&self, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, ConfigError> {
+        if !self.is_set("initial-cluster") {
+            return Ok(BTreeMap::from([(name.to_owned(), advertised.to_vec())]));
+        }
+        let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+        for pair in self.text("initial-cluster").split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (name, url) = pair.split_once('=').unwrap_or((pair, ""));
+            let url = Url::parse(url)
+                .map_err(|text| ConfigError::Invalid(format!("error setting up initial cluster: {text}")))?;
+            cluster.entry(name.to_owned()).or_default().push(url);
+        }
+        cluster.values_mut().for_each(|urls| urls.sort());
+        Ok(cluster)
+    }
+
+    fn cors(&self) -> Result<Cors, ConfigError> {
+        let text = self.text("cors");
+        if text.split(',').any(|origin| origin == "*") {
+            return Ok(Cors::Any);
+        }
+        // Not `parse_list`, to which nothing is an empty list: etcd refuses an empty --cors.
+        let urls = text.split(',').map(Url::parse).collect::<Result<Vec<_>, _>>();
+        let urls = urls.map_err(|why| usage(&format!("invalid value {text:?} for flag -cors: {why}")))?;
+        Ok(Cors::Only(urls.iter().map(|url| url.as_str().to_owned()).collect()))
+    }
+
+    fn limits(&self) -> Result<Limits, ConfigError> {
+        let header = self.at_least("ringd-request-header-max", HEADER_BYTES_MIN)?;
+        Ok(Limits {
+            header_bytes_max: usize::try_from(header).unwrap_or(usize::MAX),
+            body_bytes_max: self.uint("ringd-request-body-max"),
+            ..Limits::default()
+        })
+    }
+
+    fn at_least(&self, name: &str, least: u64) -> Result<u64, ConfigError> {
+        match self.uint(name) {
+            value if value < least => Err(invalid(&format!("--{name} must be at least {least} (set to {value})"))),
+            value => Ok(value),
+        }
+    }
+}

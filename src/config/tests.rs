@@ -1,0 +1,301 @@
+//! What etcd 3.4.23 answered to the same flags and variables, and what ringd adds.
+
+use super::*;
+
+fn parse(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    Config::parse(
+        args.iter().map(OsString::from),
+        variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))),
+    )
+}
+
+fn good(args: &[&str]) -> Config {
+    parse(args, &[]).unwrap_or_else(|error| panic!("{args:?}: {error}"))
+}
+
+/// Exit code and the first line of the text.
+fn bad(args: &[&str]) -> (u8, String) {
+    bad_with(args, &[])
+}
+
+fn bad_with(args: &[&str], variables: &[(&str, &str)]) -> (u8, String) {
+    let error = parse(args, variables).expect_err("etcd refuses this");
+    (error.exit_code(), error.to_string().lines().next().unwrap_or_default().to_owned())
+}
+
+fn verifying(text: &str) -> (u8, String) {
+    (1, format!("error verifying flags, {text}. See 'ringd --help'."))
+}
+
+#[test]
+fn the_table_keeps_its_promises() {
+    for (at, flag) in FLAGS.iter().enumerate() {
+        assert!(FLAGS[..at].iter().all(|other| other.name != flag.name), "{} twice", flag.name);
+        assert_eq!(go_flags::check(flag.kind, flag.default), Ok(()), "default of {}", flag.name);
+        assert_eq!(flag.name.starts_with("ringd-"), flag.group == flags::Group::Ringd, "{}", flag.name);
+        assert!(!flag.help.is_empty());
+    }
+    assert_eq!(flags::find("listen-client-urls").unwrap().variable().unwrap(), "ETCD_LISTEN_CLIENT_URLS");
+    assert_eq!(flags::find("ringd-connections-max").unwrap().variable().unwrap(), "RINGD_CONNECTIONS_MAX");
+    assert_eq!(flags::find("version").unwrap().variable(), None);
+    go_flags::command().debug_assert();
+}
+
+#[test]
+fn no_flags_give_etcds_defaults() {
+    let config = good(&[]);
+    assert_eq!(config.name, "default");
+    assert_eq!(config.data_dir, PathBuf::from("default.etcd"));
+    assert_eq!(config.wal_dir, None);
+    assert_eq!(config.listen_client_addresses, ["127.0.0.1:2379".parse().unwrap()]);
+    assert_eq!(config.listen_peer_addresses, ["127.0.0.1:2380".parse().unwrap()]);
+    assert_eq!(url::join(&config.advertise_client_urls), "http://localhost:2379");
+    assert_eq!(config.initial_cluster_text(), "default=http://localhost:2380");
+    assert_eq!(config.initial_cluster_state, ClusterState::New);
+    assert_eq!(config.initial_cluster_token, "etcd-cluster");
+    assert_eq!((config.heartbeat_interval.as_millis(), config.election_timeout.as_millis()), (100, 1000));
+    assert_eq!((config.max_snapshots, config.max_wals), (Some(5), Some(5)));
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!((config.cors.clone(), config.log_level), (Cors::Any, LogLevel::Info));
+    assert_eq!(config.check_bootstrap(), Ok(()));
+}
+
+#[test]
+fn every_form_of_a_flag_is_read() {
+    for args in [&["-name", "x"][..], &["--name", "x"], &["-name=x"], &["--name=x"], &["--name=y", "--name", "x"]] {
+        let config = good(args);
+        assert_eq!((config.name.as_str(), config.data_dir), ("x", PathBuf::from("x.etcd")));
+        assert_eq!(config.initial_cluster.keys().collect::<Vec<_>>(), ["x"]);
+    }
+    assert_eq!(good(&["--name", "-x"]).name, "-x");
+    assert_eq!(good(&["--debug"]).log_level, LogLevel::Debug);
+    assert_eq!(good(&["--debug=F"]).log_level, LogLevel::Info);
+    assert_eq!(good(&["--election-timeout", "0x1F4"]).election_timeout.as_millis(), 500);
+    assert_eq!(good(&["--election-timeout=01750"]).election_timeout.as_millis(), 1000);
+    assert_eq!(good(&["--max-wals=0"]).max_wals, None);
+    assert_eq!(good(&["--data-dir", ""]).data_dir, PathBuf::from("default.etcd"));
+    assert_eq!(good(&["--wal-dir", "/w"]).wal_dir, Some(PathBuf::from("/w")));
+    let urls = "http://127.0.0.1:3, http://[::1]:4,http://localhost:3";
+    let config = good(&["--listen-client-urls", urls, "--advertise-client-urls", "https://h:1"]);
+    assert_eq!(
+        config.listen_client_addresses,
+        ["127.0.0.1:3".parse().unwrap(), "[::1]:4".parse().unwrap()],
+        "localhost:3 is 127.0.0.1:3"
+    );
+    assert_eq!(url::join(&config.advertise_client_urls), "https://h:1");
+}
+
+#[test]
+fn bad_flags_get_gos_message_and_2() {
+    for (args, text) in [
+        (&["--nope"][..], "flag provided but not defined: -nope"),
+        (&["--nope=1"], "flag provided but not defined: -nope"),
+        (&["-name"], "flag needs an argument: -name"),
+        (&["---name", "x"], "bad flag syntax: ---name"),
+        (&["--heartbeat-interval", "abc"], "invalid value \"abc\" for flag -heartbeat-interval: parse error"),
+        (&["--heartbeat-interval=-1"], "invalid value \"-1\" for flag -heartbeat-interval: parse error"),
+        (
+            &["--heartbeat-interval=99999999999999999999"],
+            "invalid value \"99999999999999999999\" for flag -heartbeat-interval: value out of range",
+        ),
+        (&["--enable-v2=maybe"], "invalid boolean value \"maybe\" for -enable-v2: parse error"),
+        (&["--initial-cluster-state=foo"], "invalid value \"foo\" for flag -initial-cluster-state: invalid value"),
+        (
+            &["--listen-client-urls=127.0.0.1:1"],
+            "invalid value \"127.0.0.1:1\" for flag -listen-client-urls: parse \"127.0.0.1:1\": first path segment in \
+             URL cannot contain colon",
+        ),
+        (
+            &["--listen-client-urls=http://127.0.0.1"],
+            "invalid value \"http://127.0.0.1\" for flag -listen-client-urls: URL address does not have the form \
+             \"host:port\": http://127.0.0.1",
+        ),
+        (
+            &["--listen-client-urls=ftp://127.0.0.1:1"],
+            "invalid value \"ftp://127.0.0.1:1\" for flag -listen-client-urls: URL scheme must be http, https, unix, \
+             or unixs: ftp://127.0.0.1:1",
+        ),
+        (
+            &["--advertise-client-urls=http://foo.bar:1/path"],
+            "invalid value \"http://foo.bar:1/path\" for flag -advertise-client-urls: URL must not contain a path: \
+             http://foo.bar:1/path",
+        ),
+        (
+            &["--listen-client-urls=http://127.0.0.1:abc"],
+            "invalid value \"http://127.0.0.1:abc\" for flag -listen-client-urls: parse \"http://127.0.0.1:abc\": \
+             invalid port \":abc\" after host",
+        ),
+        (
+            &["--advertise-client-urls=http://127.0.0.1:2379,"],
+            "invalid value \"http://127.0.0.1:2379,\" for flag -advertise-client-urls: URL scheme must be http, https, \
+             unix, or unixs: ",
+        ),
+        (&["--cors="], "invalid value \"\" for flag -cors: URL scheme must be http, https, unix, or unixs: "),
+        (&["--cors=foo"], "invalid value \"foo\" for flag -cors: URL scheme must be http, https, unix, or unixs: foo"),
+    ] {
+        assert_eq!(bad(args), (2, text.to_owned()), "{args:?}");
+    }
+    assert!(parse(&["--nope"], &[]).unwrap_err().to_string().contains("\nUsage:\n"));
+}
+
+#[test]
+fn contradictions_get_etcds_message_and_1() {
+    for (args, text) in [
+        (&["--name=x", "extra"][..], "'extra' is not a valid flag"),
+        (&["--enable-v2", "true"], "'true' is not a valid flag"),
+        (&["--", "--name"], "'--name' is not a valid flag"),
+        (&["-"], "'-' is not a valid flag"),
+        (
+            &["--election-timeout", "400"],
+            "--election-timeout[400ms] should be at least as 5 times as --heartbeat-interval[100ms]",
+        ),
+        (
+            &["--election-timeout", "60000"],
+            "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+        ),
+        (&["--election-timeout", "0"], "--election-timeout must be >0 (set to 0ms)"),
+        (&["--heartbeat-interval", "0"], "--heartbeat-interval must be >0 (set to 0ms)"),
+        (
+            &["--listen-client-urls", "http://127.0.0.1:1"],
+            "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+        ),
+        (&["--listen-peer-urls", "http://foo.bar:1"], "expected IP in URL for binding (http://foo.bar:1)"),
+        (&["--listen-peer-urls", "http://127.0.0.1:99999"], "listen tcp: address 99999: invalid port"),
+        (
+            &["--initial-advertise-peer-urls", "http://:1"],
+            "--initial-advertise-peer-urls \"http://:1\" must be \"host:port\" (unexpected empty host (http://:1))",
+        ),
+        (
+            &["--listen-peer-urls", "https://127.0.0.1:1"],
+            "--listen-peer-urls has https://127.0.0.1:1, but TLS listeners are not supported yet",
+        ),
+        (
+            &["--listen-peer-urls", "unix://localhost:1"],
+            "--listen-peer-urls has unix://localhost:1, but Unix sockets are not supported yet",
+        ),
+        (&["--listen-peer-urls", ""], "--listen-peer-urls must name at least one URL"),
+        (&["--name", ""], "--name must not be empty"),
+        (&["--snapshot-count", "0"], "--snapshot-count must be at least 1 (set to 0)"),
+        (&["--ringd-request-header-max", "10"], "--ringd-request-header-max must be at least 1024 (set to 10)"),
+    ] {
+        assert_eq!(bad(args), verifying(text), "{args:?}");
+    }
+    let text = parse(&["--listen-client-urls", "http://127.0.0.1:1"], &[]).unwrap_err().to_string();
+    assert!(text.ends_with("this ringd process must advertise accessible url(s) to each connected client."), "{text}");
+    assert_eq!(
+        bad(&["--initial-cluster", "default"]),
+        (1, "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ".to_owned())
+    );
+}
+
+#[test]
+fn variables_stand_in_for_flags_but_not_beside_them() {
+    let config = parse(
+        &["--heartbeat-interval", "50"],
+        &[("ETCD_NAME", "y"), ("RINGD_CONNECTIONS_MAX", "7"), ("ETCD_ENABLE_V2", "true"), ("PATH", "/bin")],
+    )
+    .unwrap();
+    assert_eq!((config.name.as_str(), config.connections_max), ("y", 7));
+    assert!(config.notices.contains(&Notice::Info("recognized and used environment variable ETCD_NAME=y".into())));
+    assert_eq!(
+        bad_with(&["--name", "x"], &[("ETCD_NAME", "y")]),
+        (
+            1,
+            "conflicting environment variable \"ETCD_NAME\" is shadowed by corresponding command-line flag (either \
+             unset environment variable or disable flag)"
+                .to_owned()
+        )
+    );
+    assert_eq!(parse(&["--name", "x"], &[("ETCD_NAME", "")]).unwrap().name, "x", "empty is unset");
+    let config = parse(&[], &[("ETCD_NOPE", "abc"), ("RINGD_NOPE", "1")]).unwrap();
+    for text in ["unrecognized environment variable ETCD_NOPE=abc", "unrecognized environment variable RINGD_NOPE=1"] {
+        assert!(config.notices.contains(&Notice::Warn(text.to_owned())), "{text}");
+    }
+    assert_eq!(
+        bad_with(&[], &[("ETCD_HEARTBEAT_INTERVAL", "abc")]),
+        verifying("invalid value \"abc\" for ETCD_HEARTBEAT_INTERVAL: parse error")
+    );
+    assert_eq!(
+        bad_with(&[], &[("ETCD_INITIAL_CLUSTER_STATE", "foo")]),
+        verifying("invalid value \"foo\" for ETCD_INITIAL_CLUSTER_STATE: invalid value")
+    );
+    assert_eq!(
+        bad_with(&[], &[("ETCD_LISTEN_CLIENT_URLS", "http://127.0.0.1:1")]),
+        verifying("--advertise-client-urls is required when --listen-client-urls is set explicitly")
+    );
+}
+
+#[test]
+fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
+    let warnings = |args: &[&str]| {
+        let notices = good(args).notices;
+        notices.into_iter().filter(|n| matches!(n, Notice::Warn(text) if text.contains("has no effect"))).count()
+    };
+    assert_eq!(warnings(&["--enable-v2"]), 0);
+    assert_eq!(warnings(&["--enable-v2=false", "--quota-backend-bytes=1"]), 2);
+    assert_eq!(warnings(&["--log-outputs=stderr", "--proxy=off", "--auto-tls=false", "--host-whitelist=*"]), 0);
+    for args in [
+        ["--cert-file=x"],
+        ["--client-cert-auth"],
+        ["--discovery=http://x"],
+        ["--proxy=on"],
+        ["--force-new-cluster"],
+        ["--unsafe-no-fsync"],
+        ["--config-file=x"],
+        ["--log-outputs=/var/log/x"],
+    ] {
+        let (code, text) = bad(&args);
+        assert_eq!(code, 1);
+        assert!(text.contains(" cannot be "), "{text}");
+    }
+}
+
+#[test]
+fn a_first_start_needs_its_own_name_and_urls() {
+    let check = |args: &[&str]| good(args).check_bootstrap().map_err(|error| error.to_string());
+    assert_eq!(
+        check(&["--initial-cluster", "a=http://127.0.0.1:2380"]),
+        Err("couldn't find local name \"default\" in the initial cluster configuration".to_owned())
+    );
+    assert_eq!(
+        check(&["--initial-cluster", "default=http://127.0.0.1:2381"]),
+        Err("--initial-cluster has default=http://127.0.0.1:2381 but missing from \
+             --initial-advertise-peer-urls=http://localhost:2380"
+            .to_owned())
+    );
+    assert_eq!(
+        check(&[
+            "--initial-advertise-peer-urls=http://h:1,http://h:2",
+            "--initial-cluster=default=http://h:1,b=http://h:3"
+        ]),
+        Err("--initial-advertise-peer-urls has http://h:2 but missing from --initial-cluster=default=http://h:1"
+            .to_owned())
+    );
+    assert_eq!(
+        check(&["--initial-cluster", "a=http://localhost:2380,default=http://localhost:2380"]),
+        Err("initial cluster a=http://localhost:2380,default=http://localhost:2380 has duplicate url".to_owned())
+    );
+    assert_eq!(check(&["--initial-cluster", "a=http://h:1, default=http://127.0.0.1:2380,"]), Ok(()));
+    assert_eq!(check(&["--name=n", "--initial-advertise-peer-urls=http://h:1,http://h:2"]), Ok(()));
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    for args in [["--help"], ["-h"], ["--help=true"], ["-help"]] {
+        let error = parse(&args, &[("ETCD_NAME", "x")]).unwrap_err();
+        assert_eq!((error.exit_code(), error.is_for_stdout()), (0, true));
+        let text = error.to_string();
+        for flag in FLAGS {
+            assert!(text.contains(&format!("--{}", flag.name)), "{} is not in the help", flag.name);
+        }
+    }
+    assert_eq!(parse(&["--version"], &[]), Err(ConfigError::Asked(version_text())));
+    assert_eq!(good(&["--version=false"]).name, "default");
+}
+
+#[test]
+fn origins_are_any_or_listed() {
+    let origins = good(&["--cors", "http://b.example:8080,http://a.example:8080"]).cors;
+    assert_eq!(origins, Cors::Only(vec!["http://b.example:8080".into(), "http://a.example:8080".into()]));
+    assert_eq!(good(&["--cors", "*"]).cors, Cors::Any);
+}
