@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     for notice in &config.notices {
         match notice {
             Notice::Info(text) => tracing::info!("{text}"),
-            Notice::Warning(text) => tracing::warn!("{text}"),
+            Notice::Warn(text) => tracing::warn!("{text}"),
         }
     }
     ring_flags::ENABLED.store(config.coop_taskrun, Ordering::Relaxed);
