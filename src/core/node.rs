@@ -313,7 +313,10 @@ impl Node {
     }
 
     fn notice_changes(&mut self, effects: &mut Effects) {
+        // An entry of this term was applied, hence everything that was ever committed before it: what local reads show
+        // from here on never lies behind what was acknowledged before a restart (raft paper, section 8).
         if !self.published
+            && self.machine.applied_term == self.replica.term()
             && self.replica.leader() != MemberId::default()
             && self.machine.members.get(self.config.id).is_some_and(|own| self.is_published(own))
         {

@@ -373,6 +373,27 @@ fn a_restart_from_log_and_from_snapshot_gives_the_same_state() {
     assert_eq!(capture(&mut from_log), capture(&mut cluster.nodes[0]));
 }
 
+#[test]
+fn a_restarted_member_is_ready_only_when_everything_acknowledged_is_applied_again() {
+    let mut cluster = Cluster::led(1);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    assert_eq!(cluster.answers(0).len(), 1, "acknowledged");
+    // Killed: the commit index of the last write was in no append.
+    let mut again = start(config(1), &cluster.disks[0], cluster.now);
+    let mut effects = Effects::default();
+    again.poll(cluster.now, &mut effects);
+    again.handle(Input::Campaign, cluster.now);
+    again.poll(cluster.now, &mut effects);
+    assert!(again.store().get(b"/a").is_err(), "the last write's commit is not known yet");
+    assert!(!effects.notices.contains(&Notice::Published), "ready too early");
+    let upto = effects.appends.last().expect("the new term's entry").ready;
+    again.handle(Input::Persisted { upto }, cluster.now);
+    again.poll(cluster.now, &mut effects);
+    assert!(effects.notices.contains(&Notice::Published));
+    assert!(again.store().get(b"/a").is_ok());
+}
+
 /// A store's items, sorted as storage sorts them.
 fn capture(node: &mut Node) -> (BTreeMap<Vec<u8>, Vec<u8>>, SnapshotDone) {
     node.force_snapshot(&mut Effects::default());

@@ -37,6 +37,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const CATCH_UP_ENTRIES: u64 = 5000;
 /// A stop waits this long for connections to end; whoever is still reading then is cut off.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// The kernel takes a ring apart after its process has ended, and with it the accept that holds the old listening
+/// socket; a process that is restarted at once finds its port in use for a moment.
+const BIND_TRIES: u32 = 20;
+/// Between two tries: a second in all.
+const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -112,8 +117,8 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 /// Starts everything and returns when clients are served.
 async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
     let begun = clock::monotonic();
-    let clients = open_all(&config.listen_client_addresses)?;
-    let peers = open_all(&config.listen_peer_addresses)?;
+    let clients = open_all(&config.listen_client_addresses).await?;
+    let peers = open_all(&config.listen_peer_addresses).await?;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
     let (node, wal, identity) = open_node(config, &directory)?;
     tracing::info!(
@@ -153,8 +158,21 @@ async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
     Ok(hub)
 }
 
-fn open_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    addresses.iter().copied().map(listener::open).collect()
+async fn open_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut opened = Vec::new();
+    for &address in addresses {
+        let mut tries = 1;
+        opened.push(loop {
+            match listener::open(address) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < BIND_TRIES => {
+                    tries += 1;
+                    Timer::new(BIND_PAUSE).await;
+                }
+                result => break result?,
+            }
+        });
+    }
+    Ok(opened)
 }
 
 /// Lets begun requests end, writes what is left, and syncs it.

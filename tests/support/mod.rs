@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest a server may take to answer its first request, also in a debug build on a busy machine.
@@ -14,9 +15,20 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// The longest one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
-/// A port nobody listened on a moment ago.
+/// Where test servers listen: below the range from which the kernel takes the ports of outgoing connections, one of
+/// which would otherwise sooner or later sit on a port that a killed server wants back.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A port nobody listened on a moment ago, and that this process does not give out again soon.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let width = PORTS.end - PORTS.start;
+    // Test binaries that run side by side begin at different places.
+    let offset = (std::process::id() * 257 % u32::from(width)) as u16;
+    (0..width)
+        .map(|_| PORTS.start + (NEXT.fetch_add(1, Ordering::Relaxed) % width + offset) % width)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port on loopback")
 }
 
 /// Where and how a server runs; it can be started again and again on the same data.
