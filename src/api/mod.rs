@@ -1,4 +1,10 @@
 //! Request to command or query, outcome to response; pure.
 
+pub mod admin;
 pub mod error;
+pub mod json;
 pub mod keys;
+pub mod members;
+pub mod method;
+pub mod params;
+pub mod route;

@@ -1,3 +1,15 @@
 //! What a node decides: no clock, no randomness, no I/O, no await.
+//!
+//! Inputs go into [`node::Node`], effects come out; the same node runs under an executor and under a simulator.
 
+pub mod event;
+pub mod machine;
+pub mod membership;
+pub mod node;
+#[cfg(test)]
+mod node_tests;
+pub mod proposals;
+pub mod raft_log;
+pub mod reads;
+pub mod replica;
 pub mod store;

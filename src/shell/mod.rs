@@ -1,1 +1,16 @@
-//! The only room that waits; the only one that names glommio.
+//! The only room that waits: sockets, disk completions, clock and signals meet the core here.
+//!
+//! Everything here runs on one thread, so state is shared by `Rc<RefCell<_>>` and no borrow is held across an await.
+
+pub mod clock;
+pub mod connection;
+pub mod disk;
+pub mod driver;
+pub mod executor;
+pub mod listener;
+pub mod notify;
+pub mod raw;
+pub mod respond;
+pub mod signals;
+pub mod snapshot;
+pub mod start;

@@ -1,0 +1,120 @@
+//! The replicated state machine: what a committed entry does.
+//!
+//! Owns: the store, the member table, the cluster version, and the clients that wait for entries. Touches: payload
+//! types and the store. Knows no raft message and no disk.
+//!
+//! Invariants:
+//! 1. Entries are applied in order and once: `applied` moves by exactly one per entry.
+//! 2. Every member that applies the same entries ends in the same state: time comes out of the entry.
+//! 3. An entry that cannot be read stops the node; guessing would let members drift apart.
+
+use raft::eraftpb::{Entry, EntryType};
+use ringd_storage::codec;
+use ringd_storage::ids::{RaftIndex, Term, UnixNanos};
+use ringd_storage::payload::{Command, MemberRecord, Proposal};
+
+use super::event::{Answer, Effects, Notice, Outcome};
+use super::membership::{Member, Membership};
+use super::proposals::Proposals;
+use super::replica::{ConfChangeEntry, Replica};
+use super::store::Store;
+
+/// State as of the last applied entry.
+pub struct Machine {
+    /// The v2 key space.
+    pub store: Store,
+    /// Who is in the cluster.
+    pub members: Membership,
+    /// The last applied entry.
+    pub applied: RaftIndex,
+    /// Its term.
+    pub applied_term: Term,
+    /// Who waits.
+    pub proposals: Proposals,
+    /// An `Expire` of ours was applied, and says whether more nodes were due at its time.
+    pub expired: Option<MoreDue>,
+}
+
+/// What an applied `Expire` left over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MoreDue(pub bool);
+
+impl Machine {
+    /// Applies one committed entry.
+    ///
+    /// # Errors
+    /// A sentence for the operator when the entry cannot be applied; the node must stop.
+    pub fn apply(&mut self, replica: &mut Replica, entry: &Entry, effects: &mut Effects) -> Result<(), String> {
+        assert_eq!(entry.index, self.applied.next().get(), "entries are applied in order");
+        let outcome = match entry.get_entry_type() {
+            EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
+            EntryType::EntryNormal => self.apply_proposal(&entry.data, effects),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_conf_change(replica, entry, effects),
+        };
+        outcome.map_err(|error| {
+            format!(
+                "the entry at raft index {} cannot be applied: {error}; look at it with `ringwal dump`",
+                entry.index
+            )
+        })?;
+        self.applied = RaftIndex::new(entry.index);
+        self.applied_term = Term::new(entry.term);
+        Ok(())
+    }
+
+    fn apply_proposal(&mut self, data: &[u8], effects: &mut Effects) -> Result<(), String> {
+        let proposal = Proposal::decode(data).map_err(|error| error.to_string())?;
+        let outcome = match &proposal.command {
+            Command::Keys(write) => Some(match self.store.apply(write, proposal.at, &mut effects.fired) {
+                Ok(event) => Outcome::Event(event),
+                Err(error) => Outcome::Refused(error),
+            }),
+            Command::Expire { limit } => {
+                self.store.expire(proposal.at, *limit, &mut effects.fired);
+                let more = self.store.next_deadline().is_some_and(|deadline| deadline <= proposal.at);
+                self.expired = Some(MoreDue(more));
+                None
+            }
+            Command::Publish(record) => {
+                self.publish(record, proposal.at, effects);
+                None
+            }
+            Command::ClusterVersion(version) => {
+                self.store.set_cluster_version(version);
+                self.store.bump(proposal.at);
+                effects.notices.push(Notice::ClusterVersion((*version).to_owned()));
+                None
+            }
+        };
+        if let (Some(token), Some(outcome)) = (self.proposals.applied(proposal.id), outcome) {
+            effects.answers.push(Answer { token, outcome });
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, record: &MemberRecord<'_>, at: UnixNanos, effects: &mut Effects) {
+        self.members.publish(record.id, record.name, &record.client_urls);
+        self.store.bump(at);
+        effects.notices.push(Notice::MembershipChanged);
+    }
+
+    fn apply_conf_change(
+        &mut self,
+        replica: &mut Replica,
+        entry: &Entry,
+        effects: &mut Effects,
+    ) -> Result<(), String> {
+        let change = ConfChangeEntry::decode(entry)?;
+        replica.apply_conf_change(&change)?;
+        if change.removes {
+            self.members.remove(change.member);
+        } else if !change.context.is_empty() {
+            let record: MemberRecord<'_> = codec::decode(&change.context).map_err(|error| error.to_string())?;
+            self.members.put(Member::from(record));
+        }
+        // etcd keeps members in the same store as keys, so each change takes an index there.
+        self.store.bump(UnixNanos::ZERO);
+        effects.notices.push(Notice::MembershipChanged);
+        Ok(())
+    }
+}

@@ -1,0 +1,470 @@
+//! One member: inputs go in, effects come out.
+//!
+//! Owns: the replica, the state machine, and the policies around them: batching, expiry, linearizable reads,
+//! publication, snapshots, timeouts. Touches: nothing outside the core; `now` is an argument.
+//!
+//! Invariants:
+//! 1. The same inputs at the same instants give the same effects: no clock, no randomness, no hash order.
+//! 2. An answer leaves only for an entry that was applied, and an entry is applied only when a quorum, this member
+//!    included, has it on disk.
+//! 3. All proposals of a turn become one raft message, hence one append.
+
+use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term, UnixNanos};
+use ringd_storage::payload::{Command, ItemClass};
+use ringd_storage::snapshot::push_item;
+
+use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
+use super::machine::{Machine, MoreDue};
+use super::membership::{Member, Membership};
+use super::proposals::Proposals;
+use super::raft_log::RaftLog;
+use super::reads::Reads;
+use super::replica::{Append, Replica, ReplicaStart};
+use super::store::Store;
+
+/// Nodes that one `Expire` entry may remove: bounds one apply to well under a millisecond.
+const EXPIRE_BATCH: u32 = 1000;
+/// How often the leader looks for due deadlines, as etcd does.
+const EXPIRY_PERIOD_NANOS: u64 = 500_000_000;
+/// Proposals that may wait for a leader to appear; beyond it they are refused at once.
+const QUEUED_MAX: usize = 16_384;
+/// Raft entries dropped from memory per turn after a snapshot: bounds the time of one turn.
+const COMPACT_STEP: u64 = 1024;
+
+/// What a node is and how it behaves.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This member.
+    pub id: MemberId,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its name.
+    pub name: String,
+    /// What it tells clients to connect to.
+    pub client_urls: Vec<String>,
+    /// Heartbeat intervals in an election timeout.
+    pub election_ticks: usize,
+    /// Heartbeat intervals after which a write or a linearizable read is given up (etcd: 5 s + 2 election timeouts).
+    pub request_timeout_ticks: u64,
+    /// Applied entries between two snapshots; zero is taken as one.
+    pub snapshot_entries: u64,
+    /// Entries kept in memory behind a snapshot for slow followers (etcd: 5000).
+    pub catch_up_entries: u64,
+    /// The API level this build speaks.
+    pub cluster_version: &'static str,
+    /// Seeds what raft would draw at random.
+    pub seed: u64,
+}
+
+/// What recovery found, ready to run.
+pub struct NodeStart {
+    /// The log since the snapshot.
+    pub log: RaftLog,
+    /// The snapshot's last entry, or zero.
+    pub applied: RaftIndex,
+    /// Its term.
+    pub applied_term: Term,
+    /// The store as of the snapshot.
+    pub store: Store,
+    /// The members as of the snapshot.
+    pub members: Membership,
+    /// The clock at this start.
+    pub now: UnixNanos,
+}
+
+/// A bookkeeping proposal of this node that has not been seen applied. It may be lost with a leader or to a timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pending {
+    term: Term,
+    tick: u64,
+}
+
+#[derive(Debug)]
+struct Capture {
+    done: SnapshotDone,
+    /// Items of other rooms than the store, written with the first slice.
+    head: Vec<u8>,
+}
+
+/// A member of the cluster.
+pub struct Node {
+    config: NodeConfig,
+    replica: Replica,
+    machine: Machine,
+    reads: Reads,
+    tick: u64,
+    room: bool,
+    early_answers: Vec<Answer>,
+    was_leader: bool,
+    known_leader: MemberId,
+    published: bool,
+    publish_pending: Option<Pending>,
+    version_pending: Option<Pending>,
+    expire_pending: Option<Pending>,
+    last_expiry_check: UnixNanos,
+    snapshot_index: RaftIndex,
+    capture: Option<Capture>,
+    snapshot_in_flight: Option<SnapshotDone>,
+    compact_to: Option<RaftIndex>,
+}
+
+impl Node {
+    /// Builds a node from what recovery found.
+    ///
+    /// # Errors
+    /// raft-rs' message when the recovered state contradicts itself.
+    pub fn new(config: NodeConfig, start: NodeStart) -> Result<Self, String> {
+        let replica = Replica::new(ReplicaStart {
+            id: config.id,
+            election_ticks: config.election_ticks,
+            seed: config.seed,
+            applied: start.applied,
+            log: start.log,
+        })?;
+        let proposals = Proposals::new(config.id, start.now);
+        Ok(Self {
+            replica,
+            machine: Machine {
+                store: start.store,
+                members: start.members,
+                applied: start.applied,
+                applied_term: start.applied_term,
+                proposals,
+                expired: None,
+            },
+            reads: Reads::default(),
+            tick: 0,
+            room: true,
+            early_answers: Vec::new(),
+            was_leader: false,
+            known_leader: MemberId::default(),
+            published: false,
+            publish_pending: None,
+            version_pending: None,
+            expire_pending: None,
+            last_expiry_check: UnixNanos::ZERO,
+            snapshot_index: start.applied,
+            capture: None,
+            snapshot_in_flight: None,
+            compact_to: None,
+            config,
+        })
+    }
+
+    /// Takes one input. Nothing leaves before [`Node::poll`].
+    pub fn handle(&mut self, input: Input<'_>, now: UnixNanos) {
+        match input {
+            Input::Tick => {
+                self.tick += 1;
+                self.replica.tick();
+                self.give_up_on_the_late();
+                self.propose_expiry(now);
+            }
+            Input::Peer(message) => self.replica.step(message),
+            Input::Propose { token, write } => {
+                let queue_full = self.replica.leader() == MemberId::default()
+                    && self.machine.proposals.queued() >= QUEUED_MAX;
+                if !self.room {
+                    self.answer_early(token, ProposalFailure::NoSpace);
+                } else if queue_full {
+                    self.answer_early(token, ProposalFailure::NotProposed);
+                } else {
+                    self.machine.proposals.queue(Some(token), Command::Keys(write), now, self.tick);
+                }
+            }
+            Input::LinearRead { token } => self.reads.push(token, self.tick),
+            Input::Persisted { upto } => self.replica.persisted(upto),
+            Input::SnapshotStored { index } => {
+                let done = self.snapshot_in_flight.take().expect("a stored snapshot was in flight");
+                assert_eq!(done.index, index, "the stored snapshot is the one in flight");
+                self.snapshot_index = index;
+                self.replica.set_snapshot(&done);
+                let keep = self.config.catch_up_entries;
+                self.compact_to = Some(RaftIndex::new(index.get().saturating_sub(keep)));
+            }
+            Input::SnapshotFailed => {
+                self.snapshot_in_flight = None;
+                // Try again only after as many entries as usual: a full disk does not get better by hammering.
+                self.snapshot_index = self.machine.applied;
+            }
+            Input::Room { available } => self.room = available,
+            Input::Campaign => self.replica.campaign(),
+        }
+    }
+
+    /// Carries out everything that is due and says what the shell must do.
+    pub fn poll(&mut self, now: UnixNanos, effects: &mut Effects) {
+        effects.answers.append(&mut self.early_answers);
+        self.announce(now);
+        loop {
+            self.flush_proposals(effects);
+            if let Some(context) = self.reads.begin_round(self.tick) {
+                self.replica.read_index(context);
+            }
+            let pumped = self.replica.pump(effects, |replica, entry, effects| {
+                self.machine.apply(replica, &entry, effects)
+            });
+            match pumped {
+                Ok(pumped) => {
+                    for (context, index) in pumped.read_states {
+                        self.reads.confirmed(&context, index);
+                    }
+                }
+                Err(message) => {
+                    effects.fatal = Some(message);
+                    return;
+                }
+            }
+            match self.machine.expired.take() {
+                Some(MoreDue(true)) if self.replica.is_leader() => self.queue_expiry(now),
+                Some(_) => self.expire_pending = None,
+                None => {}
+            }
+            if !self.machine.proposals.has_queued() || self.replica.leader() == MemberId::default() {
+                break;
+            }
+        }
+        self.reads.applied(self.machine.applied, &mut effects.reads_ready);
+        self.notice_changes(effects);
+        self.consider_snapshot(effects);
+        if let Some(target) = self.compact_to
+            && !self.replica.compact(target, COMPACT_STEP)
+        {
+            self.compact_to = None;
+        }
+    }
+
+    fn answer_early(&mut self, token: ClientToken, failure: ProposalFailure) {
+        self.early_answers.push(Answer { token, outcome: Outcome::Failed(failure) });
+    }
+
+    fn flush_proposals(&mut self, effects: &mut Effects) {
+        if !self.machine.proposals.has_queued() || self.replica.leader() == MemberId::default() {
+            return;
+        }
+        let from = self.machine.proposals.queued_from();
+        if self.replica.propose(self.machine.proposals.take_queued()).is_err() {
+            let mut refused = Vec::new();
+            self.machine.proposals.refuse_from(from, &mut refused);
+            effects.answers.extend(refused.into_iter().map(|token| Answer {
+                token,
+                outcome: Outcome::Failed(ProposalFailure::NotProposed),
+            }));
+        }
+    }
+
+    fn give_up_on_the_late(&mut self) {
+        let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
+        let mut late = Vec::new();
+        self.machine.proposals.expire(oldest, &mut late);
+        for token in late {
+            self.answer_early(token, ProposalFailure::Timeout);
+        }
+    }
+
+    fn propose_expiry(&mut self, now: UnixNanos) {
+        if now.nanos_since(self.last_expiry_check) < EXPIRY_PERIOD_NANOS && now >= self.last_expiry_check {
+            return;
+        }
+        self.last_expiry_check = now;
+        let due = self.machine.store.next_deadline().is_some_and(|deadline| deadline <= now);
+        if due && self.room && self.replica.is_leader() && !self.is_pending(self.expire_pending) {
+            self.queue_expiry(now);
+        }
+    }
+
+    fn queue_expiry(&mut self, now: UnixNanos) {
+        self.expire_pending = Some(self.pending());
+        self.machine.proposals.queue(None, Command::Expire { limit: EXPIRE_BATCH }, now, self.tick);
+    }
+
+    fn pending(&self) -> Pending {
+        Pending { term: self.replica.term(), tick: self.tick }
+    }
+
+    fn is_pending(&self, proposed: Option<Pending>) -> bool {
+        proposed.is_some_and(|at| {
+            at.term == self.replica.term() && self.tick.saturating_sub(at.tick) <= self.config.request_timeout_ticks
+        })
+    }
+
+    /// Makes this member's name and client URLs, and as leader the API level, known to the cluster.
+    fn announce(&mut self, now: UnixNanos) {
+        let leader_known = self.replica.leader() != MemberId::default();
+        let Some(own) = self.machine.members.get(self.config.id).filter(|_| leader_known) else { return };
+        if !self.published && !self.is_published(own) && !self.is_pending(self.publish_pending) {
+            let announced =
+                Member { name: self.config.name.clone(), client_urls: self.config.client_urls.clone(), ..own.clone() };
+            self.publish_pending = Some(self.pending());
+            self.machine.proposals.queue(None, Command::Publish(announced.record()), now, self.tick);
+        }
+        let version = self.config.cluster_version;
+        if self.replica.is_leader()
+            && self.machine.store.cluster_version() != version
+            && !self.is_pending(self.version_pending)
+        {
+            self.version_pending = Some(self.pending());
+            self.machine.proposals.queue(None, Command::ClusterVersion(version), now, self.tick);
+        }
+    }
+
+    fn is_published(&self, own: &Member) -> bool {
+        own.name == self.config.name && own.client_urls == self.config.client_urls
+    }
+
+    fn notice_changes(&mut self, effects: &mut Effects) {
+        if !self.published
+            && self.replica.leader() != MemberId::default()
+            && self.machine.members.get(self.config.id).is_some_and(|own| self.is_published(own))
+        {
+            self.published = true;
+            effects.notices.push(Notice::Published);
+        }
+        let (leads, leader, term) = (self.replica.is_leader(), self.replica.leader(), self.replica.term());
+        if leads != self.was_leader {
+            self.was_leader = leads;
+            if leads {
+                effects.notices.push(Notice::BecameLeader { term });
+            }
+        }
+        if leader != self.known_leader {
+            self.known_leader = leader;
+            effects.notices.push(Notice::LeaderChanged { leader, term });
+        }
+        if let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) {
+            self.reads.expire(oldest, &mut effects.reads_failed);
+        }
+    }
+
+    fn consider_snapshot(&mut self, effects: &mut Effects) {
+        let due = self.machine.applied.steps_since(self.snapshot_index) >= self.config.snapshot_entries.max(1);
+        if due && self.capture.is_none() && self.snapshot_in_flight.is_none() {
+            self.force_snapshot(effects);
+        }
+    }
+
+    /// Begins a capture now.
+    ///
+    /// # Panics
+    /// When one is under way.
+    pub fn force_snapshot(&mut self, effects: &mut Effects) {
+        assert!(self.capture.is_none() && self.snapshot_in_flight.is_none(), "one snapshot at a time");
+        let (voters, learners) = self.replica.configuration();
+        let mut head = Vec::new();
+        for member in self.machine.members.iter() {
+            let id = member.id.get().to_be_bytes();
+            push_item(&mut head, &[&[ItemClass::Member as u8], &id], |out| {
+                ringd_storage::codec::encode_into(&member.record(), out);
+            });
+        }
+        self.machine.store.capture_begin();
+        let index = self.machine.applied;
+        self.capture = Some(Capture {
+            done: SnapshotDone {
+                index,
+                term: self.machine.applied_term,
+                voters,
+                learners,
+                etcd_index: self.machine.store.index(),
+            },
+            head,
+        });
+        effects.snapshot_begun = true;
+        effects.notices.push(Notice::SnapshotBegins { index });
+    }
+
+    /// Appends about `budget_bytes` of the running capture to `out`. Returns the snapshot's description with the last
+    /// slice; call it between turns until then.
+    pub fn capture_slice(&mut self, out: &mut Vec<u8>, budget_bytes: usize) -> Option<SnapshotDone> {
+        let capture = self.capture.as_mut()?;
+        out.append(&mut capture.head);
+        if self.machine.store.capture_slice(out, budget_bytes) {
+            return None;
+        }
+        let done = self.capture.take()?.done;
+        self.snapshot_in_flight = Some(done.clone());
+        Some(done)
+    }
+
+    /// Whether a capture is under way.
+    #[must_use]
+    pub fn capturing(&self) -> bool {
+        self.capture.is_some()
+    }
+
+    /// What a clean stop still writes, unsynced entries aside.
+    pub fn take_pending_hard_state(&mut self) -> Option<Append> {
+        self.replica.take_pending_hard_state()
+    }
+
+    /// The applied store: plain reads are answered from it.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.machine.store
+    }
+
+    /// The applied store, for watchers, which are no replicated state.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.machine.store
+    }
+
+    /// The members as of the last applied entry.
+    #[must_use]
+    pub fn members(&self) -> &Membership {
+        &self.machine.members
+    }
+
+    /// The API level the cluster agreed on; empty before it did.
+    #[must_use]
+    pub fn cluster_version(&self) -> &str {
+        self.machine.store.cluster_version()
+    }
+
+    /// The last applied entry.
+    #[must_use]
+    pub fn applied(&self) -> RaftIndex {
+        self.machine.applied
+    }
+
+    /// The last entry known to be committed.
+    #[must_use]
+    pub fn committed(&self) -> RaftIndex {
+        self.replica.committed()
+    }
+
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.replica.term()
+    }
+
+    /// The leader as far as this node knows; id zero when unknown.
+    #[must_use]
+    pub fn leader(&self) -> MemberId {
+        self.replica.leader()
+    }
+
+    /// Whether this node leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.replica.is_leader()
+    }
+
+    /// What this node was built with.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Clients that wait for a write.
+    #[must_use]
+    pub fn writes_outstanding(&self) -> usize {
+        self.machine.proposals.outstanding()
+    }
+
+    /// Whether this node is the only voter, so that it may lead without asking anyone.
+    #[must_use]
+    pub fn is_only_voter(&self) -> bool {
+        self.replica.configuration().0 == [self.config.id]
+    }
+}

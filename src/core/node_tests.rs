@@ -1,0 +1,415 @@
+//! Nodes against each other without a network, a disk or a clock: who waits for what.
+//!
+//! A `Cluster` carries messages and syncs one by one, so that a test can hold any of them back.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId, RaftIndex, Term, UnixNanos};
+use ringd_storage::payload::{ItemClass, KeyWrite, WriteMethod};
+
+use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
+use super::membership::{Member, Membership, bootstrap_log};
+use super::node::{Node, NodeConfig, NodeStart};
+use super::raft_log::RaftLog;
+use super::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
+use super::store::{Loader, Store, StoreOptions};
+use ringd_storage::record::{Entry, HardState, Record};
+
+const MILLI: u64 = 1_000_000;
+
+/// What one member has on disk, and what it wrote without a sync.
+#[derive(Default, Clone)]
+struct Disk {
+    entries: Vec<Entry>,
+    hard_state: HardState,
+    unsynced: VecDeque<ReadyNumber>,
+}
+
+impl Disk {
+    fn append(&mut self, append: &Append) {
+        for record in append.records() {
+            match record {
+                Record::Entry(entry) => {
+                    self.entries.retain(|kept| kept.index < entry.index);
+                    self.entries.push(entry.into());
+                }
+                Record::HardState(state) => self.hard_state = state,
+                Record::SnapshotMarker { .. } => unreachable!("nodes do not write markers"),
+            }
+        }
+        self.unsynced.push_back(append.ready);
+    }
+}
+
+struct Cluster {
+    nodes: Vec<Node>,
+    disks: Vec<Disk>,
+    mail: VecDeque<PeerMessage>,
+    effects: Vec<Effects>,
+    now: UnixNanos,
+    /// Members whose syncs do not complete.
+    slow: Vec<usize>,
+    /// Members no message reaches or leaves.
+    cut: Vec<usize>,
+}
+
+fn members(count: u64) -> Vec<Member> {
+    (1..=count)
+        .map(|id| Member {
+            id: MemberId::new(id),
+            name: format!("n{id}"),
+            peer_urls: vec![format!("http://127.0.0.1:{id}")],
+            client_urls: vec![format!("http://127.0.0.1:1{id}")],
+        })
+        .collect()
+}
+
+fn config(id: u64) -> NodeConfig {
+    NodeConfig {
+        id: MemberId::new(id),
+        cluster: ClusterId::new(99),
+        name: format!("n{id}"),
+        client_urls: vec![format!("http://127.0.0.1:1{id}")],
+        election_ticks: 10,
+        request_timeout_ticks: 70,
+        snapshot_entries: 1_000_000,
+        catch_up_entries: 10,
+        cluster_version: "3.4.0",
+        seed: 7,
+    }
+}
+
+fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
+    let entries = disk.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
+    let log = RaftLog::recovered(&disk.hard_state, &[], &[], RaftIndex::ZERO, Term::ZERO, entries);
+    let start = NodeStart {
+        log,
+        applied: RaftIndex::ZERO,
+        applied_term: Term::ZERO,
+        store: Store::new(&StoreOptions::default()),
+        members: Membership::default(),
+        now,
+    };
+    Node::new(config, start).unwrap()
+}
+
+impl Cluster {
+    fn new(count: u64) -> Self {
+        let members = members(count);
+        let now = UnixNanos::new(1_700_000_000_000 * MILLI);
+        let mut disk = Disk::default();
+        disk.append(&bootstrap_log(&members));
+        disk.unsynced.clear();
+        let nodes = (1..=count).map(|id| start(config(id), &disk, now)).collect();
+        Self {
+            nodes,
+            disks: vec![disk; count as usize],
+            mail: VecDeque::new(),
+            effects: (0..count).map(|_| Effects::default()).collect(),
+            now,
+            slow: Vec::new(),
+            cut: Vec::new(),
+        }
+    }
+
+    /// A cluster that has elected node 0.
+    fn led(count: u64) -> Self {
+        let mut cluster = Self::new(count);
+        cluster.settle();
+        cluster.input(0, Input::Campaign);
+        cluster.settle();
+        assert!(cluster.nodes[0].is_leader());
+        cluster
+    }
+
+    fn input(&mut self, node: usize, input: Input<'_>) {
+        self.nodes[node].handle(input, self.now);
+    }
+
+    fn poll(&mut self, node: usize) {
+        let effects = &mut self.effects[node];
+        self.nodes[node].poll(self.now, effects);
+        assert_eq!(effects.fatal, None);
+        for append in effects.appends.drain(..) {
+            self.disks[node].append(&append);
+        }
+        self.mail.extend(effects.messages.drain(..));
+    }
+
+    /// Runs until nothing moves any more.
+    fn settle(&mut self) {
+        loop {
+            for node in 0..self.nodes.len() {
+                self.poll(node);
+            }
+            let mut moved = false;
+            for node in 0..self.nodes.len() {
+                if self.slow.contains(&node) {
+                    continue;
+                }
+                let upto = self.disks[node].unsynced.drain(..).next_back();
+                if let Some(upto) = upto {
+                    self.input(node, Input::Persisted { upto });
+                    moved = true;
+                }
+            }
+            while let Some(message) = self.mail.pop_front() {
+                let (from, to) = (message.from as usize - 1, message.to as usize - 1);
+                if !self.cut.contains(&from) && !self.cut.contains(&to) {
+                    self.input(to, Input::Peer(message));
+                    moved = true;
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn tick(&mut self, times: usize) {
+        for _ in 0..times {
+            self.now = UnixNanos::new(self.now.get() + 100 * MILLI);
+            for node in 0..self.nodes.len() {
+                self.input(node, Input::Tick);
+            }
+            self.settle();
+        }
+    }
+
+    fn put(&mut self, node: usize, seq: u32, path: &str, value: &str, expires_at: Option<UnixNanos>) {
+        let write = KeyWrite {
+            method: WriteMethod::Put,
+            path: path.as_bytes(),
+            value: value.as_bytes(),
+            dir: false,
+            recursive: false,
+            refresh: false,
+            prev_exist: None,
+            prev_value: None,
+            prev_index: EtcdIndex::ZERO,
+            expires_at,
+        };
+        self.input(node, Input::Propose { token: token(seq), write });
+    }
+
+    fn answers(&mut self, node: usize) -> Vec<Answer> {
+        std::mem::take(&mut self.effects[node].answers)
+    }
+
+    fn value(&self, node: usize, path: &str) -> Option<String> {
+        let found = self.nodes[node].store().get(path.as_bytes()).ok()?;
+        Some(String::from_utf8_lossy(found.value().unwrap_or_default()).into_owned())
+    }
+}
+
+fn token(seq: u32) -> ClientToken {
+    ClientToken { slot: 1, generation: 1, seq }
+}
+
+#[test]
+fn a_single_member_answers_only_after_its_sync() {
+    let mut cluster = Cluster::led(1);
+    cluster.slow.push(0);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    assert!(cluster.answers(0).is_empty(), "answered before the sync");
+    assert_eq!(cluster.value(0, "/a"), None, "applied before the sync");
+    cluster.slow.clear();
+    cluster.settle();
+    let answers = cluster.answers(0);
+    assert!(matches!(&answers[..], [Answer { outcome: Outcome::Event(_), .. }]));
+    assert_eq!(cluster.value(0, "/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_fresh_single_member_has_used_three_indexes_as_etcd_has() {
+    let mut cluster = Cluster::led(1);
+    cluster.tick(1);
+    assert_eq!(cluster.nodes[0].store().index(), EtcdIndex::new(3));
+    assert!(cluster.effects[0].notices.contains(&Notice::Published));
+    assert_eq!(cluster.nodes[0].cluster_version(), "3.4.0");
+}
+
+#[test]
+fn a_turns_proposals_are_one_append_and_answered_in_order() {
+    let mut cluster = Cluster::led(1);
+    cluster.settle();
+    for seq in 0..50 {
+        cluster.put(0, seq, &format!("/k{seq}"), "v", None);
+    }
+    cluster.nodes[0].poll(cluster.now, &mut cluster.effects[0]);
+    let appends: Vec<Append> = cluster.effects[0].appends.drain(..).collect();
+    assert_eq!(appends.iter().map(Append::entry_count).collect::<Vec<_>>(), [50]);
+    cluster.disks[0].append(&appends[0]);
+    cluster.settle();
+    let seqs: Vec<u32> = cluster.answers(0).iter().map(|answer| answer.token.seq).collect();
+    assert_eq!(seqs, (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_write_needs_a_quorum_on_disk() {
+    let mut cluster = Cluster::led(3);
+    cluster.slow = vec![1, 2];
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    assert!(cluster.answers(0).is_empty(), "two of three have not synced");
+    cluster.slow = vec![2];
+    cluster.settle();
+    assert_eq!(cluster.answers(0).len(), 1);
+    cluster.slow.clear();
+    cluster.tick(1);
+    assert_eq!(cluster.value(1, "/a").as_deref(), Some("1"));
+    assert_eq!(cluster.value(2, "/a").as_deref(), Some("1"));
+}
+
+#[test]
+fn a_follower_forwards_and_answers_its_own_client() {
+    let mut cluster = Cluster::led(3);
+    cluster.put(1, 9, "/f", "x", None);
+    cluster.settle();
+    cluster.tick(1);
+    let answers = cluster.answers(1);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0].token, token(9));
+    assert!(cluster.answers(0).is_empty(), "the leader has no client");
+}
+
+#[test]
+fn without_a_quorum_writes_and_linearizable_reads_time_out() {
+    let mut cluster = Cluster::led(3);
+    cluster.cut = vec![1, 2];
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.input(0, Input::LinearRead { token: token(2) });
+    cluster.tick(80);
+    let answers = cluster.answers(0);
+    assert!(matches!(&answers[..], [Answer { outcome: Outcome::Failed(ProposalFailure::Timeout), .. }]));
+    assert_eq!(cluster.effects[0].reads_failed, [token(2)]);
+    assert!(cluster.effects[0].reads_ready.is_empty());
+}
+
+#[test]
+fn a_linearizable_read_is_confirmed_on_any_member() {
+    let mut cluster = Cluster::led(3);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    for node in 0..3 {
+        cluster.input(node, Input::LinearRead { token: token(5) });
+        cluster.tick(1);
+        assert_eq!(std::mem::take(&mut cluster.effects[node].reads_ready), [token(5)]);
+        assert_eq!(cluster.value(node, "/a").as_deref(), Some("1"), "member {node} read an old state");
+    }
+}
+
+#[test]
+fn a_new_leader_takes_over_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::led(3);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    assert_eq!(cluster.answers(0).len(), 1);
+    cluster.cut = vec![0];
+    cluster.tick(40);
+    let leader = (1..3).find(|node| cluster.nodes[*node].is_leader()).expect("a new leader");
+    assert_eq!(cluster.value(leader, "/a").as_deref(), Some("1"));
+    cluster.put(leader, 2, "/b", "2", None);
+    cluster.settle();
+    assert_eq!(cluster.answers(leader).len(), 1);
+    cluster.cut.clear();
+    cluster.tick(5);
+    assert_eq!(cluster.value(0, "/b").as_deref(), Some("2"));
+    assert!(!cluster.nodes[0].is_leader());
+}
+
+#[test]
+fn without_room_writes_are_refused_and_reads_go_on() {
+    let mut cluster = Cluster::led(1);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    cluster.answers(0);
+    cluster.input(0, Input::Room { available: false });
+    cluster.put(0, 2, "/a", "2", None);
+    cluster.settle();
+    let answers = cluster.answers(0);
+    assert!(matches!(&answers[..], [Answer { outcome: Outcome::Failed(ProposalFailure::NoSpace), .. }]));
+    assert_eq!(cluster.value(0, "/a").as_deref(), Some("1"));
+    cluster.input(0, Input::Room { available: true });
+    cluster.put(0, 3, "/a", "3", None);
+    cluster.settle();
+    assert_eq!(cluster.value(0, "/a").as_deref(), Some("3"));
+}
+
+#[test]
+fn many_deadlines_expire_in_bounded_entries_and_never_early() {
+    let mut cluster = Cluster::led(1);
+    let deadline = cluster.now.plus_seconds(2);
+    for seq in 0..2500 {
+        cluster.put(0, seq, &format!("/t{seq}"), "v", Some(deadline));
+    }
+    cluster.settle();
+    let before = cluster.nodes[0].store().index().get();
+    while cluster.now.get() + 100 * MILLI < deadline.get() {
+        cluster.tick(1);
+        assert_eq!(cluster.nodes[0].store().index().get(), before, "expired early");
+    }
+    let applied = cluster.nodes[0].applied();
+    cluster.tick(6);
+    assert_eq!(cluster.nodes[0].store().index().get(), before + 2500);
+    assert_eq!(cluster.nodes[0].applied().steps_since(applied), 3, "1000, 1000 and 500 in one entry each");
+}
+
+#[test]
+fn a_restart_from_log_and_from_snapshot_gives_the_same_state() {
+    let mut cluster = Cluster::led(1);
+    for seq in 0..100 {
+        cluster.put(0, seq, &format!("/d{}/k{seq}", seq % 7), &format!("v{seq}"), None);
+    }
+    cluster.settle();
+    // A clean stop writes the hard state that no append has carried.
+    if let Some(append) = cluster.nodes[0].take_pending_hard_state() {
+        cluster.disks[0].append(&append);
+    }
+    let mut from_log = start(config(1), &cluster.disks[0], cluster.now);
+    let mut effects = Effects::default();
+    from_log.poll(cluster.now, &mut effects);
+    assert_eq!(capture(&mut from_log), capture(&mut cluster.nodes[0]));
+}
+
+/// A store's items, sorted as storage sorts them.
+fn capture(node: &mut Node) -> (BTreeMap<Vec<u8>, Vec<u8>>, SnapshotDone) {
+    node.force_snapshot(&mut Effects::default());
+    let mut bytes = Vec::new();
+    let done = loop {
+        if let Some(done) = node.capture_slice(&mut bytes, 1000) {
+            break done;
+        }
+    };
+    let mut items = BTreeMap::new();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap()) as usize;
+        let (key, value) = (word(0), word(4));
+        items.insert(rest[8..8 + key].to_vec(), rest[8 + key..8 + key + value].to_vec());
+        rest = &rest[8 + key + value..];
+    }
+    (items, done)
+}
+
+#[test]
+fn a_snapshot_lets_the_log_go_and_loads_again() {
+    let mut cluster = Cluster::led(1);
+    for seq in 0..100 {
+        cluster.put(0, seq, &format!("/k{seq}"), "v", None);
+    }
+    cluster.settle();
+    let (items, done) = capture(&mut cluster.nodes[0]);
+    cluster.input(0, Input::SnapshotStored { index: done.index });
+    cluster.settle();
+    assert_eq!(done.voters, [MemberId::new(1)]);
+    assert!(items.keys().any(|key| key[0] == ItemClass::Member as u8), "members are in the snapshot");
+    let mut loader = Loader::new(&StoreOptions::default());
+    for (key, value) in &items {
+        loader.item(key, value).unwrap();
+    }
+    let loaded = loader.finish().unwrap();
+    assert_eq!(loaded.index(), cluster.nodes[0].store().index());
+    assert_eq!(loaded.get(b"/k42").unwrap().value(), Some(&b"v"[..]));
+}

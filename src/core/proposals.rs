@@ -1,0 +1,221 @@
+//! The clients that wait for their writes, from proposal to apply.
+//!
+//! Owns: the window of outstanding proposals and the bytes queued for the next turn. Touches: payload types.
+//!
+//! Invariants:
+//! 1. A waiter is found by the proposal's own id, never by its place in the log: entries of a lost leader may vanish,
+//!    and a conf change may become an empty entry.
+//! 2. Sequence numbers never repeat over restarts: they start at the clock of the start, and no node makes a proposal
+//!    per nanosecond.
+//! 3. Every waiter is answered exactly once.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use ringd_storage::ids::{MemberId, UnixNanos};
+use ringd_storage::payload::{Command, Proposal, ProposalId};
+
+use super::event::ClientToken;
+
+/// Encoded proposals share allocations of this size: one allocation per few hundred writes.
+const ARENA_BYTES: usize = 64 << 10;
+
+#[derive(Debug)]
+struct Waiter {
+    token: ClientToken,
+    since_tick: u64,
+}
+
+/// Outstanding proposals of this member.
+#[derive(Debug)]
+pub struct Proposals {
+    origin: MemberId,
+    /// The sequence number of the window's first place.
+    first_seq: u64,
+    window: VecDeque<Option<Waiter>>,
+    outstanding: usize,
+    arena: BytesMut,
+    scratch: Vec<u8>,
+    queued: Vec<Bytes>,
+    queued_from_seq: u64,
+}
+
+impl Proposals {
+    /// Sequence numbers start at `start`, the clock of this start.
+    #[must_use]
+    pub fn new(origin: MemberId, start: UnixNanos) -> Self {
+        Self {
+            origin,
+            first_seq: start.get(),
+            window: VecDeque::new(),
+            outstanding: 0,
+            arena: BytesMut::new(),
+            scratch: Vec::new(),
+            queued: Vec::new(),
+            queued_from_seq: start.get(),
+        }
+    }
+
+    fn next_seq(&self) -> u64 {
+        self.first_seq + self.window.len() as u64
+    }
+
+    /// Queues a command for this turn's batch. Without a token nobody waits (the node's own bookkeeping).
+    pub fn queue(&mut self, token: Option<ClientToken>, command: Command<'_>, at: UnixNanos, tick: u64) {
+        let id = ProposalId { origin: self.origin, seq: self.next_seq() };
+        self.scratch.clear();
+        Proposal { id, at, command }.encode_into(&mut self.scratch);
+        if self.arena.capacity() < self.scratch.len() {
+            self.arena = BytesMut::with_capacity(ARENA_BYTES.max(self.scratch.len()));
+        }
+        self.arena.extend_from_slice(&self.scratch);
+        self.queued.push(self.arena.split().freeze());
+        self.outstanding += usize::from(token.is_some());
+        self.window.push_back(token.map(|token| Waiter { token, since_tick: tick }));
+    }
+
+    /// How many are queued.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// Whether anything is queued.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// The queued entries' data, in order. They count as proposed once this was called.
+    pub fn take_queued(&mut self) -> std::vec::Drain<'_, Bytes> {
+        self.queued_from_seq = self.next_seq();
+        self.queued.drain(..)
+    }
+
+    /// Puts a batch aside that raft did not take: its waiters, in order.
+    pub fn refuse_from(&mut self, from_seq: u64, refused: &mut Vec<ClientToken>) {
+        while self.next_seq() > from_seq {
+            if let Some(Some(waiter)) = self.window.pop_back() {
+                self.outstanding -= 1;
+                refused.push(waiter.token);
+            }
+        }
+        self.queued_from_seq = self.next_seq();
+        refused.reverse();
+    }
+
+    /// The first sequence number of the batch that is queued now.
+    #[must_use]
+    pub fn queued_from(&self) -> u64 {
+        self.queued_from_seq
+    }
+
+    /// An entry with this id was applied: the client that waits for it here, if any.
+    pub fn applied(&mut self, id: ProposalId) -> Option<ClientToken> {
+        if id.origin != self.origin || id.seq < self.first_seq {
+            return None;
+        }
+        let place = usize::try_from(id.seq - self.first_seq).ok()?;
+        let waiter = self.window.get_mut(place)?.take();
+        self.trim();
+        let waiter = waiter?;
+        self.outstanding -= 1;
+        Some(waiter.token)
+    }
+
+    /// Gives up on proposals made before `tick`.
+    pub fn expire(&mut self, tick: u64, expired: &mut Vec<ClientToken>) {
+        for place in &mut self.window {
+            match place {
+                Some(waiter) if waiter.since_tick < tick => {
+                    expired.push(waiter.token);
+                    self.outstanding -= 1;
+                    *place = None;
+                }
+                Some(_) => break,
+                None => {}
+            }
+        }
+        self.trim();
+    }
+
+    /// Closes the window up to the first waiter. Bookkeeping proposals hold no place open.
+    fn trim(&mut self) {
+        while matches!(self.window.front(), Some(None)) && self.first_seq < self.queued_from_seq {
+            self.window.pop_front();
+            self.first_seq += 1;
+        }
+    }
+
+    /// Clients that wait.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(seq: u32) -> ClientToken {
+        ClientToken { slot: 0, generation: 0, seq }
+    }
+
+    fn filled(count: u32) -> Proposals {
+        let mut proposals = Proposals::new(MemberId::new(1), UnixNanos::new(1000));
+        for seq in 0..count {
+            proposals.queue(Some(token(seq)), Command::Expire { limit: 1 }, UnixNanos::ZERO, u64::from(seq));
+        }
+        proposals
+    }
+
+    fn id(seq: u64) -> ProposalId {
+        ProposalId { origin: MemberId::new(1), seq: 1000 + seq }
+    }
+
+    #[test]
+    fn waiters_are_found_by_id_in_any_order_and_once() {
+        let mut proposals = filled(3);
+        assert_eq!(proposals.take_queued().count(), 3);
+        assert_eq!(proposals.applied(id(1)), Some(token(1)));
+        assert_eq!(proposals.applied(id(1)), None);
+        assert_eq!(proposals.applied(id(0)), Some(token(0)));
+        assert_eq!(proposals.applied(id(2)), Some(token(2)));
+        assert_eq!(proposals.outstanding(), 0);
+        assert_eq!(proposals.applied(id(3)), None);
+        assert_eq!(proposals.applied(ProposalId { origin: MemberId::new(2), seq: 1000 }), None);
+    }
+
+    #[test]
+    fn a_refused_batch_answers_its_own_waiters_only() {
+        let mut proposals = filled(2);
+        proposals.take_queued();
+        let from = proposals.queued_from();
+        proposals.queue(Some(token(7)), Command::Expire { limit: 1 }, UnixNanos::ZERO, 0);
+        proposals.queue(None, Command::Expire { limit: 1 }, UnixNanos::ZERO, 0);
+        proposals.take_queued();
+        let mut refused = Vec::new();
+        proposals.refuse_from(from, &mut refused);
+        assert_eq!(refused, [token(7)]);
+        assert_eq!(proposals.outstanding(), 2);
+    }
+
+    #[test]
+    fn old_proposals_expire_and_their_late_apply_finds_nobody() {
+        let mut proposals = filled(3);
+        proposals.take_queued();
+        let mut expired = Vec::new();
+        proposals.expire(2, &mut expired);
+        assert_eq!(expired, [token(0), token(1)]);
+        assert_eq!(proposals.applied(id(0)), None);
+        assert_eq!(proposals.applied(id(2)), Some(token(2)));
+    }
+
+    #[test]
+    fn encoded_proposals_decode() {
+        let mut proposals = filled(1);
+        let data = proposals.take_queued().next().unwrap();
+        assert_eq!(Proposal::decode(&data).unwrap().id, id(0));
+    }
+}

@@ -1,0 +1,337 @@
+//! The WAL's shell: one sync in flight, spares prepared ahead, room watched.
+//!
+//! Owns: the WAL, the order of its syncs, and the helper work that keeps a spare segment ready. Touches: the ring (for
+//! `fdatasync`) and the blocking threads (for everything that creates, fills, renames or removes files).
+//!
+//! Invariants:
+//! 1. At most one sync is in flight; what is appended meanwhile belongs to the next (group commit without a timer).
+//! 2. A ready is reported persisted only after the sync that began after its append has succeeded.
+//! 3. After any error of a write or sync the process ends: a second fsync would answer OK for lost bytes.
+//! 4. While the disk is full, client writes are refused before they are proposed; [`RESERVE_BYTES`] stay for raft.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use glommio::io::BufferedFile;
+use glommio::timer::Timer;
+use ringd_storage::fs::{FsFile, FsMedium};
+use ringd_storage::prepare::{PrepareError, Retired, Spare, discard, prepare_spare};
+use ringd_storage::record::Record;
+use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal};
+
+use super::driver::{Hub, die};
+use super::notify::Notify;
+use super::raw;
+use crate::core::event::Input;
+use crate::core::replica::{Append, ReadyNumber};
+
+/// A turn's batch is cut into frames of about this size, so that one frame never needs a whole segment.
+const FRAME_BYTES_MAX: u64 = 4 << 20;
+/// Kept free for entries that are no client's: elections, membership, expiry, hard states.
+const RESERVE_BYTES: u64 = 1 << 20;
+/// What a proposal and its record add to path and value, at most.
+const WRITE_OVERHEAD_BYTES: u64 = 256;
+/// While filling a spare, rest this long after every 64 KiB: the foreground's syncs stay within 1.1 of their time.
+const FILL_PAUSE: Duration = Duration::from_millis(1);
+/// After a failed preparation, try again this often: space may return.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether a client's write may be proposed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// There is room.
+    Yes,
+    /// A spare is being prepared: wait for it.
+    Later,
+    /// The disk is full: refuse.
+    Full,
+}
+
+/// The WAL and what surrounds it.
+pub struct Disk {
+    wal: RefCell<Wal<FsMedium>>,
+    /// The last ready whose records were appended.
+    appended: Cell<ReadyNumber>,
+    /// Bytes admitted since the last append.
+    admitted_bytes: Cell<u64>,
+    sync_wanted: Notify,
+    spares_wanted: Notify,
+    /// A sync was begun and its submission is not in the ring yet.
+    unsubmitted: Cell<bool>,
+    full: Cell<bool>,
+    /// Writers wait for a spare: fill it without rests.
+    hurry: Arc<AtomicBool>,
+    /// The ring's handle on the current tail.
+    tail_file: RefCell<Option<(FsFile, Rc<BufferedFile>)>>,
+    /// Segments a snapshot covers, to be recycled or removed.
+    retired: RefCell<VecDeque<Retired>>,
+    /// Syncs done and the time they took, for the metrics.
+    pub syncs: Cell<u64>,
+}
+
+impl std::fmt::Debug for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk").field("appended", &self.appended).field("full", &self.full).finish_non_exhaustive()
+    }
+}
+
+impl Disk {
+    /// Around a recovered or new WAL.
+    #[must_use]
+    pub fn new(wal: Wal<FsMedium>) -> Self {
+        let disk = Self {
+            wal: RefCell::new(wal),
+            appended: Cell::default(),
+            admitted_bytes: Cell::new(0),
+            sync_wanted: Notify::default(),
+            spares_wanted: Notify::default(),
+            unsubmitted: Cell::new(false),
+            full: Cell::new(false),
+            hurry: Arc::new(AtomicBool::new(false)),
+            tail_file: RefCell::default(),
+            retired: RefCell::default(),
+            syncs: Cell::new(0),
+        };
+        disk.spares_wanted.notify();
+        disk
+    }
+
+    /// Whether a write of so many bytes may be proposed; counts it when it may.
+    pub fn admit(&self, bytes: usize) -> Admission {
+        let wanted = self.admitted_bytes.get() + bytes as u64 + WRITE_OVERHEAD_BYTES;
+        if wanted + RESERVE_BYTES <= self.room_bytes() {
+            self.admitted_bytes.set(wanted);
+            Admission::Yes
+        } else if self.full.get() {
+            Admission::Full
+        } else {
+            self.hurry.store(true, Ordering::Relaxed);
+            self.spares_wanted.notify();
+            Admission::Later
+        }
+    }
+
+    /// Bytes that one turn can surely append: all in the tail, or all in the spare. A frame never spans segments, so
+    /// the two do not add up.
+    fn room_bytes(&self) -> u64 {
+        let wal = self.wal.borrow();
+        let spare = if wal.spares_ready() > 0 { wal.frame_limit_bytes() } else { 0 };
+        let tail = wal.room_bytes() - wal.spares_ready() as u64 * wal.frame_limit_bytes();
+        tail.max(spare)
+    }
+
+    /// Appends a turn's records.
+    ///
+    /// # Errors
+    /// When the WAL takes no more, which ends the process: admission has kept room for everything that may arrive.
+    pub fn append(&self, append: &Append) -> Result<(), AppendError> {
+        let mut wal = self.wal.borrow_mut();
+        let mut rolled = false;
+        let mut frame = wal.begin();
+        for record in append.records() {
+            match record {
+                Record::Entry(entry) => frame.push_entry(&entry),
+                Record::HardState(state) => frame.push_hard_state(&state),
+                Record::SnapshotMarker { marker, .. } => frame.push_snapshot_taken(marker),
+            }
+            if frame.bytes() >= FRAME_BYTES_MAX {
+                rolled |= frame.finish()?.rolled;
+                frame = wal.begin();
+            }
+        }
+        if !frame.is_empty() {
+            rolled |= frame.finish()?.rolled;
+        }
+        if append.must_sync {
+            self.appended.set(append.ready);
+        }
+        self.admitted_bytes.set(0);
+        if rolled {
+            self.spares_wanted.notify();
+        }
+        Ok(())
+    }
+
+    /// Records that a snapshot is published; it becomes durable with the next sync.
+    ///
+    /// # Errors
+    /// As [`Disk::append`].
+    pub fn append_snapshot_marker(&self, marker: ringd_storage::format::SnapshotMarker) -> Result<(), AppendError> {
+        let mut wal = self.wal.borrow_mut();
+        let mut frame = wal.begin();
+        frame.push_snapshot_taken(marker);
+        let rolled = frame.finish()?.rolled;
+        drop(wal);
+        if rolled {
+            self.spares_wanted.notify();
+        }
+        self.kick();
+        Ok(())
+    }
+
+    /// Hands segments that only hold entries before `keep_from` to the recycler.
+    pub fn retire(&self, keep_from: ringd_storage::ids::RaftIndex) {
+        let retired = self.wal.borrow_mut().retire(keep_from);
+        if !retired.is_empty() {
+            self.retired.borrow_mut().extend(retired);
+            self.spares_wanted.notify();
+        }
+    }
+
+    /// Lets the sync task begin a sync if something is not durable and none is in flight.
+    pub fn kick(&self) {
+        let wal = self.wal.borrow();
+        if wal.appended() > wal.durable() && !wal.sync_in_flight() {
+            self.unsubmitted.set(true);
+            self.sync_wanted.notify();
+        }
+    }
+
+    /// Whether a sync was begun this turn that the ring has not been told of yet.
+    pub fn sync_awaits_submission(&self) -> bool {
+        self.unsubmitted.take()
+    }
+
+    /// Whether everything appended is durable.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let wal = self.wal.borrow();
+        wal.appended() == wal.durable()
+    }
+
+    fn begin_sync(&self) -> Option<SyncTicket<FsMedium>> {
+        let mut wal = self.wal.borrow_mut();
+        if wal.sync_in_flight() {
+            return None;
+        }
+        wal.begin_sync().unwrap_or_else(|error| die(&error.to_string()))
+    }
+
+    /// The ring's handle on a file, made once per segment.
+    fn ring_file(&self, file: &FsFile) -> io::Result<Rc<BufferedFile>> {
+        let mut cached = self.tail_file.borrow_mut();
+        // The cache holds the file open, so its descriptor cannot come to name another file.
+        if let Some((known, handle)) = &*cached
+            && known.as_fd().as_raw_fd() == file.as_fd().as_raw_fd()
+        {
+            return Ok(Rc::clone(handle));
+        }
+        let handle = Rc::new(raw::adopt_file(file.as_fd())?);
+        *cached = Some((file.clone(), Rc::clone(&handle)));
+        Ok(handle)
+    }
+}
+
+/// Syncs whatever is appended, one sync after the other.
+pub async fn sync(hub: Rc<Hub>) {
+    let disk = &hub.disk;
+    loop {
+        disk.sync_wanted.wait().await;
+        while let Some(ticket) = disk.begin_sync() {
+            let upto = disk.appended.get();
+            let ticket = perform(disk, ticket).await;
+            disk.wal.borrow_mut().finish_sync(ticket);
+            disk.syncs.set(disk.syncs.get() + 1);
+            hub.input(Input::Persisted { upto });
+            // The turn applies what became durable and appends the next batch, so that its sync begins at once.
+            hub.turn();
+        }
+    }
+}
+
+/// Performs a ticket: on the ring when it is one `fdatasync`, on a blocking thread when files are written or renamed.
+async fn perform(disk: &Disk, ticket: SyncTicket<FsMedium>) -> SyncTicket<FsMedium> {
+    if let [step @ SyncStep::SyncData { file, .. }] = ticket.steps() {
+        let synced = match disk.ring_file(file) {
+            Ok(handle) => handle.fdatasync().await.map_err(io::Error::from),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = synced {
+            stop(disk, &step.failed(error).to_string());
+        }
+        return ticket;
+    }
+    let (result, ticket) = glommio::executor().spawn_blocking(move || (ticket.run(), ticket)).await;
+    if let Err(error) = result {
+        stop(disk, &error.to_string());
+    }
+    ticket
+}
+
+fn stop(disk: &Disk, message: &str) -> ! {
+    let _ = disk.wal.borrow_mut().poison(message);
+    die(message)
+}
+
+/// Keeps spares ready, recycling what snapshots cover, and tells the hub when the disk is full and when it no longer
+/// is.
+pub async fn prepare(hub: Rc<Hub>) {
+    let disk = &hub.disk;
+    loop {
+        if disk.wal.borrow().spares_wanted() == 0 {
+            discard_rest(disk).await;
+            disk.hurry.store(false, Ordering::Relaxed);
+            disk.spares_wanted.wait().await;
+            if disk.wal.borrow().spares_wanted() == 0 && disk.hurry.load(Ordering::Relaxed) {
+                // Writers wait although every regular spare is ready: one batch more than the tail and they hold.
+                add_one(&hub).await;
+            }
+            continue;
+        }
+        add_one(&hub).await;
+    }
+}
+
+async fn add_one(hub: &Rc<Hub>) {
+    let disk = &hub.disk;
+    let (medium, bytes) = {
+        let wal = disk.wal.borrow();
+        (wal.medium().clone(), wal.options().segment_bytes)
+    };
+    let recycle = disk.retired.borrow_mut().pop_front();
+    let hurry = Arc::clone(&disk.hurry);
+    let made: Result<Spare<FsMedium>, PrepareError> = glommio::executor()
+        .spawn_blocking(move || {
+            prepare_spare(&medium, bytes, recycle, &mut || {
+                if !hurry.load(Ordering::Relaxed) {
+                    std::thread::sleep(FILL_PAUSE);
+                }
+            })
+        })
+        .await;
+    match made {
+        Ok(spare) => {
+            disk.wal.borrow_mut().add_spare(spare);
+            if disk.full.replace(false) {
+                tracing::info!("there is space for the WAL again; writes are accepted");
+            }
+            disk.hurry.store(false, Ordering::Relaxed);
+            hub.poke_writers();
+        }
+        Err(error) => {
+            if !disk.full.replace(true) {
+                tracing::error!("{error}; writes are refused before the WAL runs out of room, reads go on");
+            }
+            hub.poke_writers();
+            Timer::new(RETRY_PAUSE).await;
+        }
+    }
+}
+
+/// Removes retired segments that no spare needs.
+async fn discard_rest(disk: &Disk) {
+    loop {
+        let Some(retired) = disk.retired.borrow_mut().pop_front() else { return };
+        let medium = disk.wal.borrow().medium().clone();
+        let removed = glommio::executor().spawn_blocking(move || discard(&medium, &retired)).await;
+        if let Err(error) = removed {
+            tracing::warn!("cannot remove a segment that is no longer needed: {error}");
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! From a parsed request to an answer or a plan: which endpoint, which headers, which body.
+//!
+//! Owns: what every answer repeats (CORS block, cluster id, date) and the decoding scratch. Touches: `api` for what
+//! requests mean, `wire` for how answers look, the hub's node for applied state. Awaits nothing.
+//!
+//! Must hold: a plain GET is answered here, from applied state, without an allocation that outlives it.
+
+use std::cell::RefCell;
+
+use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId};
+
+use super::clock::{self, DateHeader};
+use super::connection::Conn;
+use super::disk::Admission;
+use super::driver::Hub;
+use crate::api::error::{ApiError, ErrorCode, render_error};
+use crate::api::keys::{self, KeysRequest};
+use crate::api::method::Method;
+use crate::api::params;
+use crate::api::route::{MethodVerdict, Route, Routed, route};
+use crate::api::{admin, members};
+use crate::core::event::{Outcome, ProposalFailure};
+use crate::core::node::Node;
+use crate::core::store::{Event, StoreError, WatchRequest};
+use crate::wire::http_body::Request;
+use crate::wire::http_reply::{
+    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream, cors_block,
+};
+use crate::wire::http_request::RequestError;
+
+/// How a request wants its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    /// HTTP/1.`minor`.
+    pub http_minor: u8,
+    /// Whether another request may follow.
+    pub keep_alive: bool,
+    /// HEAD: no body.
+    pub head_only: bool,
+}
+
+/// A read that needs a round of the cluster first.
+#[derive(Debug)]
+pub struct GetPlan {
+    path: Vec<u8>,
+    recursive: bool,
+    sorted: bool,
+    /// How to answer.
+    pub reply: Reply,
+}
+
+/// A watch to begin.
+#[derive(Debug)]
+pub struct WatchPlan {
+    path: Vec<u8>,
+    recursive: bool,
+    /// More than one event.
+    pub stream: bool,
+    wait_index: EtcdIndex,
+    /// How to answer.
+    pub reply: Reply,
+}
+
+impl WatchPlan {
+    /// What the store is asked.
+    #[must_use]
+    pub fn request(&self) -> WatchRequest<'_> {
+        WatchRequest {
+            path: &self.path,
+            recursive: self.recursive,
+            stream: self.stream,
+            wait_index: self.wait_index,
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Dispatch {
+    /// The answer is rendered.
+    Answered,
+    /// A write is on its way; its answer will be rendered when it is applied.
+    Proposed,
+    /// Nothing was done: this request must wait for the writes before it, then be dispatched again.
+    BehindWrites,
+    /// Wait for events.
+    Watch(WatchPlan),
+    /// Ask the cluster, then read.
+    LinearGet(GetPlan),
+    /// Nothing was done: the WAL has room for this write in a moment; dispatch it again then.
+    AwaitRoom,
+    /// The answer is rendered and the connection cannot go on.
+    Close,
+}
+
+/// Renders answers.
+#[derive(Debug)]
+pub struct Responder {
+    cors: Vec<u8>,
+    cluster_id: String,
+    date: DateHeader,
+    /// Working space for decoding a path, and for decoding parameters.
+    path_scratch: RefCell<Vec<u8>>,
+    params_scratch: RefCell<Vec<u8>>,
+}
+
+/// Working space larger than this is given back after use: one huge form must not stay for ever.
+const SCRATCH_KEEP_BYTES: usize = 64 << 10;
+
+impl Responder {
+    /// For a node of this cluster.
+    #[must_use]
+    pub fn new(cluster: ClusterId) -> Self {
+        Self {
+            cors: cors_block("*"),
+            cluster_id: cluster.to_string(),
+            date: DateHeader::default(),
+            path_scratch: RefCell::default(),
+            params_scratch: RefCell::default(),
+        }
+    }
+
+    /// Routes one request. Writes are proposed; reads that need no waiting are answered, unless an earlier write of
+    /// the same connection is still awaited.
+    pub fn dispatch(
+        &self,
+        hub: &Hub,
+        conn: &Conn,
+        request: &Request<'_>,
+        keep_alive: bool,
+        behind_writes: bool,
+    ) -> Dispatch {
+        let head = &request.head;
+        let method = Method::from_bytes(head.method);
+        let reply = Reply { http_minor: head.http_minor, keep_alive, head_only: method == Method::Head };
+        let mut decoded = self.path_scratch.borrow_mut();
+        let Routed { route, query } = route(head.target, &mut decoded);
+        let route = match route {
+            Route::Version | Route::Health | Route::BadTarget | Route::Redirect(_) => route,
+            _ if conn.is_peer() => Route::NotFound,
+            _ => route,
+        };
+        match route {
+            Route::Keys(path) if route.check_method(method) == MethodVerdict::Allowed => {
+                self.keys(hub, conn, request, (method, path, query), reply, behind_writes)
+            }
+            _ if behind_writes => Dispatch::BehindWrites,
+            Route::BadTarget if method != Method::Options => {
+                conn.out().extend_from_slice(RequestError::Malformed("target").reply());
+                Dispatch::Close
+            }
+            _ => {
+                self.other(hub, &mut conn.out(), method, &route, reply);
+                Dispatch::Answered
+            }
+        }
+    }
+
+    fn keys(
+        &self,
+        hub: &Hub,
+        conn: &Conn,
+        request: &Request<'_>,
+        (method, path, query): (Method, &[u8], &[u8]),
+        reply: Reply,
+        behind_writes: bool,
+    ) -> Dispatch {
+        let now = clock::now();
+        let mut scratch = self.params_scratch.borrow_mut();
+        let content_type = request.head.content_type;
+        let body = match request.body {
+            Ok(body) => Ok(body),
+            Err(error) if matches!(method, Method::Put | Method::Post) => match params::is_form(content_type) {
+                Ok(true) => Err(ApiError::request(ErrorCode::InvalidForm, error.cause())),
+                // Nobody reads a body that is no form; a broken type is reported by `parse`.
+                Ok(false) | Err(_) => Ok(&b""[..]),
+            },
+            Err(_) => Ok(&b""[..]),
+        };
+        let parsed = body.and_then(|body| keys::parse(method, path, query, content_type, body, now, &mut scratch));
+        let dispatch = match parsed {
+            Ok(KeysRequest::Write { write, no_value_on_success }) => {
+                match hub.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
+                    Admission::Yes => {
+                        let token = conn.expect_write(no_value_on_success, reply);
+                        hub.propose(token, write);
+                        Dispatch::Proposed
+                    }
+                    Admission::Later => Dispatch::AwaitRoom,
+                    Admission::Full if behind_writes => Dispatch::BehindWrites,
+                    Admission::Full => {
+                        self.error(&mut conn.out(), &failure(ProposalFailure::NoSpace), reply);
+                        Dispatch::Answered
+                    }
+                }
+            }
+            _ if behind_writes => Dispatch::BehindWrites,
+            Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
+                self.get(&mut conn.out(), &hub.node.borrow(), path, (recursive, sorted), reply);
+                Dispatch::Answered
+            }
+            Ok(KeysRequest::Get { path, recursive, sorted, quorum: true }) => {
+                Dispatch::LinearGet(GetPlan { path: path.to_vec(), recursive, sorted, reply })
+            }
+            Ok(KeysRequest::Watch { path, recursive, stream, wait_index }) => {
+                Dispatch::Watch(WatchPlan { path: path.to_vec(), recursive, stream, wait_index, reply })
+            }
+            Err(error) => {
+                self.error(&mut conn.out(), &error, reply);
+                Dispatch::Answered
+            }
+        };
+        if scratch.capacity() > SCRATCH_KEEP_BYTES {
+            *scratch = Vec::new();
+        }
+        dispatch
+    }
+
+    fn head<'a>(&'a self, status: u16, reply: Reply, date: &'a HttpDate) -> ReplyHead<'a> {
+        ReplyHead {
+            http_minor: reply.http_minor,
+            keep_alive: reply.keep_alive,
+            head_only: reply.head_only,
+            cors: &self.cors,
+            ..ReplyHead::new(status, date)
+        }
+    }
+
+    fn keys_head<'a>(
+        &'a self,
+        status: u16,
+        reply: Reply,
+        index: EtcdIndex,
+        raft: Option<(u64, u64)>,
+        date: &'a HttpDate,
+    ) -> ReplyHead<'a> {
+        ReplyHead {
+            content_type: JSON,
+            cluster_id: Some(&self.cluster_id),
+            etcd_index: Some(index.get()),
+            raft,
+            ..self.head(status, reply, date)
+        }
+    }
+
+    fn get(
+        &self,
+        out: &mut Vec<u8>,
+        node: &Node,
+        path: &[u8],
+        (recursive, sorted): (bool, bool),
+        reply: Reply,
+    ) {
+        let now = clock::now();
+        match node.store().get(path) {
+            Ok(found) => {
+                let date = self.date.at(now);
+                let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
+                append_reply(out, &head, |out| keys::render_get(out, &found, recursive, sorted, now));
+            }
+            Err(error) => self.store_error(out, &error, reply),
+        }
+    }
+
+    /// Answers a read whose round has ended.
+    pub fn linear_get(&self, out: &mut Vec<u8>, hub: &Hub, plan: &GetPlan, confirmed: bool) {
+        if confirmed {
+            self.get(out, &hub.node.borrow(), &plan.path, (plan.recursive, plan.sorted), plan.reply);
+        } else {
+            self.error(out, &failure(ProposalFailure::Timeout), plan.reply);
+        }
+    }
+
+    /// Answers a write.
+    pub fn outcome(&self, out: &mut Vec<u8>, hub: &Hub, outcome: &Outcome, no_value: bool, reply: Reply) {
+        match outcome {
+            Outcome::Event(event) => {
+                let date = self.date.at(clock::now());
+                let raft = hub.raft_position.get();
+                let head = self.keys_head(keys::event_status(event), reply, event.index, Some(raft), &date);
+                append_reply(out, &head, |out| keys::render_event(out, event, no_value));
+            }
+            Outcome::Refused(error) => self.store_error(out, error, reply),
+            Outcome::Failed(reason) => self.error(out, &failure(*reason), reply),
+        }
+    }
+
+    /// The store refused a write, a read or a watch.
+    pub fn store_error(&self, out: &mut Vec<u8>, error: &StoreError, reply: Reply) {
+        self.error(out, &ApiError::from(error.clone()), reply);
+    }
+
+    fn error(&self, out: &mut Vec<u8>, error: &ApiError, reply: Reply) {
+        let date = self.date.at(clock::now());
+        let head = self.keys_head(error.status(), reply, error.index, None, &date);
+        append_reply(out, &head, |out| render_error(out, error));
+    }
+
+    /// The head of a watch's answer; its events follow, each when it happens.
+    pub fn watch_begins(&self, out: &mut Vec<u8>, hub: &Hub, reply: Reply) -> Stream {
+        let node = hub.node.borrow();
+        let date = self.date.at(clock::now());
+        begin_stream(out, &self.keys_head(200, reply, node.store().index(), Some(raft_position(&node)), &date))
+    }
+
+    /// One event of a watch.
+    pub fn watch_event(&self, out: &mut Vec<u8>, event: &Event) {
+        keys::render_event(out, event, false);
+    }
+
+    /// Every endpoint but the keys.
+    fn other(&self, hub: &Hub, out: &mut Vec<u8>, method: Method, route: &Route<'_>, reply: Reply) {
+        let date = self.date.at(clock::now());
+        if method == Method::Options {
+            append_reply_bytes(out, &self.head(200, reply, &date), b"");
+            return;
+        }
+        if let MethodVerdict::NotAllowed { allow } = route.check_method(method) {
+            let head = ReplyHead { allow, content_type: TEXT, nosniff: true, ..self.head(405, reply, &date) };
+            append_reply_bytes(out, &head, b"Method Not Allowed\n");
+            return;
+        }
+        let node = hub.node.borrow();
+        let json = ReplyHead { content_type: JSON, ..self.head(200, reply, &date) };
+        let of_cluster = ReplyHead { cluster_id: Some(&self.cluster_id), ..json };
+        match route {
+            Route::Members if method == Method::Get => {
+                append_reply(out, &of_cluster, |out| members::render_list(out, node.members()));
+            }
+            Route::MembersLeader if method == Method::Get => match node.members().get(node.leader()) {
+                Some(leader) => append_reply(out, &of_cluster, |out| members::render_one(out, leader)),
+                None => {
+                    let head = ReplyHead { status: 503, ..of_cluster };
+                    append_reply(out, &head, |out| members::render_message(out, "During election"));
+                }
+            },
+            Route::Member(_) if method == Method::Get => {
+                let head = ReplyHead { status: 404, ..of_cluster };
+                append_reply(out, &head, |out| members::render_message(out, "Not found"));
+            }
+            Route::Machines => {
+                let head = ReplyHead { content_type: TEXT, ..self.head(200, reply, &date) };
+                append_reply(out, &head, |out| members::render_machines(out, node.members()));
+            }
+            Route::Version => {
+                append_reply(out, &json, |out| admin::render_version(out, node.cluster_version()));
+            }
+            Route::Health => {
+                let healthy = node.leader() != MemberId::default();
+                let status = if healthy { 200 } else { 503 };
+                let head = ReplyHead { content_type: TEXT, ..self.head(status, reply, &date) };
+                append_reply_bytes(out, &head, admin::health(healthy));
+            }
+            Route::Redirect(location) => {
+                let mut head = ReplyHead { location: Some(location), ..self.head(301, reply, &date) };
+                if matches!(method, Method::Get | Method::Head) {
+                    head.content_type = HTML;
+                    append_reply(out, &head, |out| moved_page(out, location));
+                } else {
+                    append_reply_bytes(out, &head, b"");
+                }
+            }
+            _ => {
+                let head = ReplyHead { content_type: TEXT, nosniff: true, ..self.head(404, reply, &date) };
+                append_reply_bytes(out, &head, b"404 page not found\n");
+            }
+        }
+    }
+}
+
+/// The page Go sends with a redirect.
+fn moved_page(out: &mut Vec<u8>, location: &[u8]) {
+    out.extend_from_slice(b"<a href=\"");
+    for &byte in location {
+        match byte {
+            b'&' => out.extend_from_slice(b"&amp;"),
+            b'<' => out.extend_from_slice(b"&lt;"),
+            b'>' => out.extend_from_slice(b"&gt;"),
+            b'"' => out.extend_from_slice(b"&#34;"),
+            b'\'' => out.extend_from_slice(b"&#39;"),
+            plain => out.push(plain),
+        }
+    }
+    out.extend_from_slice(b"\">Moved Permanently</a>.\n\n");
+}
+
+/// `X-Raft-Index` and `X-Raft-Term`.
+#[must_use]
+pub fn raft_position(node: &Node) -> (u64, u64) {
+    (node.committed().get(), node.term().get())
+}
+
+fn failure(reason: ProposalFailure) -> ApiError {
+    let cause = match reason {
+        ProposalFailure::Timeout => "etcdserver: request timed out",
+        ProposalFailure::NotProposed => "etcdserver: no leader",
+        ProposalFailure::NoSpace => {
+            "etcdserver: no space left for the write-ahead log; free some, and writes are accepted again"
+        }
+    };
+    ApiError::request(ErrorCode::RaftInternal, cause)
+}

@@ -1,0 +1,260 @@
+//! What tests with real processes share: a server on free loopback ports, and a plain HTTP client.
+//!
+//! Must hold: a server is ended by its own id, also when the test fails; every wait has an end.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// The longest a server may take to answer its first request, also in a debug build on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// The longest one request may take.
+const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+
+/// A port nobody listened on a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("loopback").local_addr().expect("bound").port()
+}
+
+/// Where and how a server runs; it can be started again and again on the same data.
+pub struct Site {
+    pub data_dir: PathBuf,
+    pub client_port: u16,
+    pub peer_port: u16,
+    pub extra: Vec<String>,
+    _scratch: Option<tempfile::TempDir>,
+}
+
+impl Site {
+    /// A fresh data directory and ports.
+    pub fn new() -> Self {
+        let scratch = tempfile::tempdir().expect("a scratch directory");
+        Self {
+            data_dir: scratch.path().join("data"),
+            client_port: free_port(),
+            peer_port: free_port(),
+            extra: Vec::new(),
+            _scratch: Some(scratch),
+        }
+    }
+
+    /// A site whose data lies in a directory of the caller's.
+    pub fn at(data_dir: &Path) -> Self {
+        let mut site = Self::new();
+        site.data_dir = data_dir.to_owned();
+        site
+    }
+
+    /// The command line.
+    pub fn command(&self) -> Command {
+        let client = format!("http://127.0.0.1:{}", self.client_port);
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringd"));
+        for name in std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("ETCD_")) {
+            command.env_remove(name);
+        }
+        command.args(["--name", "default", "--data-dir"]).arg(&self.data_dir);
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("default={peer}")]);
+        command.args(&self.extra);
+        command
+    }
+
+    /// Starts a server and waits until it answers.
+    pub fn start(&self) -> Server {
+        let mut server = self.spawn();
+        let begun = Instant::now();
+        loop {
+            if let Ok(mut client) = Client::open(self.client_port)
+                && client.request("GET", "/v2/keys/", "").is_ok_and(|answer| answer.status == 200)
+            {
+                return server;
+            }
+            if let Some(status) = server.child.try_wait().expect("a child") {
+                panic!("the server ended at start with {status}: {}", server.stderr());
+            }
+            assert!(begun.elapsed() < START_LIMIT, "the server did not answer in time: {}", server.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Starts a server without waiting.
+    pub fn spawn(&self) -> Server {
+        let log = tempfile::NamedTempFile::new().expect("a log file");
+        let stderr = log.reopen().expect("a log file");
+        let child = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        Server { child: child.expect("ringd starts"), log }
+    }
+}
+
+/// A running server; killed when dropped.
+pub struct Server {
+    pub child: Child,
+    log: tempfile::NamedTempFile,
+}
+
+impl Server {
+    /// Everything it has logged.
+    pub fn stderr(&self) -> String {
+        std::fs::read_to_string(self.log.path()).unwrap_or_default()
+    }
+
+    /// `kill -9`, and wait until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// Sends a signal by number.
+    pub fn signal(&self, signal: i32) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let signal = rustix::process::Signal::from_named_raw(signal).expect("a signal");
+        rustix::process::kill_process(pid, signal).expect("kill");
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(begun.elapsed() < limit, "the server did not end in time: {}", self.stderr());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+
+    /// `X-Etcd-Index`.
+    pub fn etcd_index(&self) -> u64 {
+        self.header("x-etcd-index").and_then(|value| value.parse().ok()).expect("X-Etcd-Index")
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("a JSON body")
+    }
+}
+
+/// A keep-alive connection.
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// Connects to a loopback port.
+    pub fn open(port: u16) -> io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+        Ok(Self { stream, buffer: Vec::new() })
+    }
+
+    /// Sends a request with a form body and reads the answer.
+    pub fn request(&mut self, method: &str, path: &str, form: &str) -> io::Result<Answer> {
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {}\r\n\r\n{form}",
+            form.len()
+        );
+        self.send(head.as_bytes())?;
+        self.receive(method == "HEAD")
+    }
+
+    /// Sends raw bytes.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 64 << 10];
+        let read = self.stream.read(&mut chunk)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.buffer.extend_from_slice(&chunk[..read]);
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < bytes {
+            self.fill()?;
+        }
+        let rest = self.buffer.split_off(bytes);
+        Ok(std::mem::replace(&mut self.buffer, rest))
+    }
+
+    fn take_line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(at) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
+                let line = self.take(at + 2)?;
+                return Ok(String::from_utf8_lossy(&line[..at]).into_owned());
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads one answer, chunked or with a length.
+    pub fn receive(&mut self, head_only: bool) -> io::Result<Answer> {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.fill()?;
+        };
+        let head = String::from_utf8_lossy(&self.take(end)?).into_owned();
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        let mut answer = Answer { status, head, body: Vec::new() };
+        if head_only || status == 204 || status == 100 {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding") == Some("chunked") {
+            loop {
+                let size = usize::from_str_radix(&self.take_line()?, 16).map_err(|_| io::ErrorKind::InvalidData)?;
+                let chunk = self.take(size + 2)?;
+                answer.body.extend_from_slice(&chunk[..size]);
+                if size == 0 {
+                    return Ok(answer);
+                }
+            }
+        }
+        let length = answer.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+        answer.body = self.take(length)?;
+        Ok(answer)
+    }
+
+    /// Whether the server has closed the connection (waits for it).
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.fill(), Err(error) if error.kind() == io::ErrorKind::UnexpectedEof
+            || error.kind() == io::ErrorKind::ConnectionReset)
+    }
+}
