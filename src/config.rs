@@ -169,8 +169,18 @@ impl Config {
     /// `vars_os()`.
     ///
     /// # Errors
-    /// `ConfigError`, whose text is what etcd 3.4.23 prints, with `ringd` in place of `etcd`.
+    /// `ConfigError`, whose text is what etcd 3.4.23 prints, with `ringd` in place of `etcd`, line end included.
     pub fn parse(
+        args: impl IntoIterator<Item = OsString>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigError> {
+        Self::parse_checked(args, variables).map_err(|error| match error {
+            ConfigError::Invalid(text) => ConfigError::Invalid(text + "\n"),
+            whole_lines => whole_lines,
+        })
+    }
+
+    fn parse_checked(
         args: impl IntoIterator<Item = OsString>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {

@@ -20,6 +20,7 @@ fn bad(args: &[&str]) -> (u8, String) {
 
 fn bad_with(args: &[&str], variables: &[(&str, &str)]) -> (u8, String) {
     let error = parse(args, variables).expect_err("etcd refuses this");
+    assert!(error.to_string().ends_with('\n'));
     (error.exit_code(), error.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
@@ -181,7 +182,10 @@ fn contradictions_get_etcds_message_and_1() {
         assert_eq!(bad(args), verifying(text), "{args:?}");
     }
     let text = parse(&["--listen-client-urls", "http://127.0.0.1:1"], &[]).unwrap_err().to_string();
-    assert!(text.ends_with("this ringd process must advertise accessible url(s) to each connected client."), "{text}");
+    assert!(
+        text.ends_with("this ringd process must advertise accessible url(s) to each connected client.\n"),
+        "{text}"
+    );
     assert_eq!(
         bad(&["--initial-cluster", "default"]),
         (1, "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: ".to_owned())

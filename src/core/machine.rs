@@ -49,7 +49,9 @@ impl Machine {
         let outcome = match entry.get_entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
             EntryType::EntryNormal => self.apply_proposal(&entry.data, effects),
-            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => self.apply_conf_change(replica, entry, effects),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                self.apply_conf_change(replica, entry, effects)
+            }
         };
         outcome.map_err(|error| {
             format!(
@@ -98,12 +100,7 @@ impl Machine {
         effects.notices.push(Notice::MembershipChanged);
     }
 
-    fn apply_conf_change(
-        &mut self,
-        replica: &mut Replica,
-        entry: &Entry,
-        effects: &mut Effects,
-    ) -> Result<(), String> {
+    fn apply_conf_change(&mut self, replica: &mut Replica, entry: &Entry, effects: &mut Effects) -> Result<(), String> {
         let change = ConfChangeEntry::decode(entry)?;
         replica.apply_conf_change(&change)?;
         if change.removes {

@@ -162,8 +162,8 @@ impl Node {
             }
             Input::Peer(message) => self.replica.step(message),
             Input::Propose { token, write } => {
-                let queue_full = self.replica.leader() == MemberId::default()
-                    && self.machine.proposals.queued() >= QUEUED_MAX;
+                let queue_full =
+                    self.replica.leader() == MemberId::default() && self.machine.proposals.queued() >= QUEUED_MAX;
                 if !self.room {
                     self.answer_early(token, ProposalFailure::NoSpace);
                 } else if queue_full {
@@ -201,9 +201,8 @@ impl Node {
             if let Some(context) = self.reads.begin_round(self.tick) {
                 self.replica.read_index(context);
             }
-            let pumped = self.replica.pump(effects, |replica, entry, effects| {
-                self.machine.apply(replica, &entry, effects)
-            });
+            let pumped =
+                self.replica.pump(effects, |replica, entry, effects| self.machine.apply(replica, &entry, effects));
             match pumped {
                 Ok(pumped) => {
                     for (context, index) in pumped.read_states {
@@ -246,10 +245,11 @@ impl Node {
         if self.replica.propose(self.machine.proposals.take_queued()).is_err() {
             let mut refused = Vec::new();
             self.machine.proposals.refuse_from(from, &mut refused);
-            effects.answers.extend(refused.into_iter().map(|token| Answer {
-                token,
-                outcome: Outcome::Failed(ProposalFailure::NotProposed),
-            }));
+            effects.answers.extend(
+                refused
+                    .into_iter()
+                    .map(|token| Answer { token, outcome: Outcome::Failed(ProposalFailure::NotProposed) }),
+            );
         }
     }
 

@@ -144,8 +144,7 @@ impl ConfChangeEntry {
         Ok(Self {
             context: change.context.clone(),
             member: MemberId::new(first.map_or(0, |one| one.node_id)),
-            removes: first
-                .is_some_and(|one| one.get_change_type() == raft::eraftpb::ConfChangeType::RemoveNode),
+            removes: first.is_some_and(|one| one.get_change_type() == raft::eraftpb::ConfChangeType::RemoveNode),
             change,
         })
     }
@@ -394,12 +393,7 @@ impl Replica {
     pub fn take_pending_hard_state(&mut self) -> Option<Append> {
         let hard_state = self.pending_hard_state.take()?;
         let number = self.held.back().map_or(self.synced, |held| held.number);
-        Some(Append {
-            ready: ReadyNumber(number),
-            entries: Vec::new(),
-            hard_state: Some(hard_state),
-            must_sync: false,
-        })
+        Some(Append { ready: ReadyNumber(number), entries: Vec::new(), hard_state: Some(hard_state), must_sync: false })
     }
 
     /// Whether this node leads.

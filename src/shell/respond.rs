@@ -65,12 +65,7 @@ impl WatchPlan {
     /// What the store is asked.
     #[must_use]
     pub fn request(&self) -> WatchRequest<'_> {
-        WatchRequest {
-            path: &self.path,
-            recursive: self.recursive,
-            stream: self.stream,
-            wait_index: self.wait_index,
-        }
+        WatchRequest { path: &self.path, recursive: self.recursive, stream: self.stream, wait_index: self.wait_index }
     }
 }
 
@@ -243,14 +238,7 @@ impl Responder {
         }
     }
 
-    fn get(
-        &self,
-        out: &mut Vec<u8>,
-        node: &Node,
-        path: &[u8],
-        (recursive, sorted): (bool, bool),
-        reply: Reply,
-    ) {
+    fn get(&self, out: &mut Vec<u8>, node: &Node, path: &[u8], (recursive, sorted): (bool, bool), reply: Reply) {
         let now = clock::now();
         match node.store().get(path) {
             Ok(found) => {

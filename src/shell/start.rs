@@ -264,10 +264,7 @@ fn bootstrap_identity(config: &Config) -> Identity {
 }
 
 /// Writes the log that a new cluster begins with, and reads it back as recovery would.
-fn bootstrap(
-    config: &Config,
-    recovered: &mut ringd_storage::recover::Recovered<FsMedium>,
-) -> Result<(), StartError> {
+fn bootstrap(config: &Config, recovered: &mut ringd_storage::recover::Recovered<FsMedium>) -> Result<(), StartError> {
     let members = initial_members(config);
     if members.len() > 1 {
         return Err(StartError::Config(
@@ -300,11 +297,7 @@ fn bootstrap(
     Ok(())
 }
 
-fn load(
-    snap_dir: &FsMedium,
-    name: &str,
-    options: &StoreOptions,
-) -> Result<(Store, Membership), LoadSnapshotError> {
+fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<(Store, Membership), LoadSnapshotError> {
     let reader = SnapshotReader::open(snap_dir, name)?;
     let file = || snap_dir.path().join(name).display().to_string();
     let mut loader = Loader::new(options);
@@ -329,7 +322,8 @@ fn build_node(
     members: Membership,
     base: Option<&SnapshotMeta>,
 ) -> Result<Node, String> {
-    let (applied, applied_term) = base.map_or((RaftIndex::ZERO, Term::ZERO), |meta| (meta.marker.index, meta.marker.term));
+    let (applied, applied_term) =
+        base.map_or((RaftIndex::ZERO, Term::ZERO), |meta| (meta.marker.index, meta.marker.term));
     let (voters, learners) = base.map_or((&[][..], &[][..]), |meta| (&meta.voters, &meta.learners));
     let entries = recovered.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
     let log = RaftLog::recovered(&recovered.hard_state, voters, learners, applied, applied_term, entries);
