@@ -52,10 +52,11 @@ impl History {
         while self.ring.len() > self.events_max || (self.bytes > self.bytes_max && self.ring.len() > 1) {
             let oldest = self.ring.pop_front().expect("more than one event");
             self.bytes -= oldest.weight();
-            if let Some(capture) = &mut self.capture {
-                if oldest.index.get() >= capture.next && oldest.index.get() <= capture.last {
-                    capture.events.push_back(oldest);
-                }
+            if let Some(capture) = &mut self.capture
+                && oldest.index.get() >= capture.next
+                && oldest.index.get() <= capture.last
+            {
+                capture.events.push_back(oldest);
             }
         }
     }
@@ -113,6 +114,12 @@ impl History {
 
     pub(super) fn end_capture(&mut self) {
         self.capture = None;
+    }
+
+    /// Everything kept, the oldest first.
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Rc<Event>> {
+        self.ring.iter()
     }
 
     #[cfg(test)]

@@ -101,7 +101,7 @@ impl Loader {
             return Err(LoadError::NoStoreRecord);
         }
         let store = self.store;
-        if store.history.newest().is_some_and(|newest| newest != store.index) {
+        if store.history.newest().unwrap_or_default() != store.index {
             return Err(inconsistent(b"", "the newest event has the store's index"));
         }
         Ok(store)
@@ -142,10 +142,10 @@ impl Loader {
             return Err(inconsistent(key, "a path occurs once"));
         }
         let deadline = record.expires_at.map(|at| Deadline { at, seq: record.expiry_seq });
-        if let Some(deadline) = deadline {
-            if deadline.seq >= store.expiry.next_seq() || store.expiry.contains(deadline) {
-                return Err(inconsistent(key, "expiry order numbers are unique and below the store's next"));
-            }
+        if let Some(deadline) = deadline
+            && (deadline.seq >= store.expiry.next_seq() || store.expiry.contains(deadline))
+        {
+            return Err(inconsistent(key, "expiry order numbers are unique and below the store's next"));
         }
         let parts =
             ImageParts { path, value: record.value, created: record.created, modified: record.modified, deadline };

@@ -66,10 +66,16 @@ impl Store {
             ),
             (WriteMethod::Delete, _) => (self.delete(write, at, fired), Counter::DeleteSuccess, Counter::DeleteFail),
         };
-        self.stats.count(match &result {
-            Ok(_) => success,
-            Err(error) => counted_as(error.code, success, failure),
-        });
+        match &result {
+            Ok(_) => self.stats.count(success),
+            Err(error) => {
+                self.stats.count(counted_as(error.code, success, failure));
+                // etcd: a creation that finds a file in the way counts as a failed set too.
+                if success == Counter::CreateSuccess && error.code == StoreErrorCode::NotDirectory {
+                    self.stats.count(Counter::SetsFail);
+                }
+            }
+        }
         if self.scratch.capacity() > SCRATCH_KEEP_BYTES {
             self.scratch = Vec::new();
         }
@@ -314,10 +320,15 @@ impl Store {
     }
 }
 
-/// Where a refusal counts. etcd: a compareAndDelete that finds a node it may not delete counts as success.
+/// Where a refusal counts. etcd: some checks count a refusal as success.
 fn counted_as(code: StoreErrorCode, success: Counter, failure: Counter) -> Counter {
-    let found = matches!(code, StoreErrorCode::CompareFailed | StoreErrorCode::NotFile);
-    if found && success == Counter::CompareAndDeleteSuccess { success } else { failure }
+    use StoreErrorCode::{CompareFailed, NotFile, RootReadOnly};
+    match (success, code) {
+        (Counter::CompareAndDeleteSuccess, CompareFailed | NotFile)
+        | (Counter::UpdateSuccess, NotFile | RootReadOnly)
+        | (Counter::CompareAndSwapSuccess | Counter::DeleteSuccess, RootReadOnly) => success,
+        _ => failure,
+    }
 }
 
 /// Absolute, without empty components, of bounded length. (`.` and `..` are names like any other here.)

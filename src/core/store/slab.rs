@@ -52,7 +52,7 @@ impl<T> Slab<T> {
         }
         let id = self.slots;
         assert!(id < ID_LIMIT, "slab: out of ids");
-        if id as usize % CHUNK_SLOTS == 0 {
+        if (id as usize).is_multiple_of(CHUNK_SLOTS) {
             self.chunks.push(Vec::with_capacity(CHUNK_SLOTS));
         }
         self.chunks.last_mut().expect("a chunk was just pushed").push(value);

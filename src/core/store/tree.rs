@@ -23,7 +23,7 @@ pub(super) const ROOT: u32 = 0;
 const NONE: u32 = u32::MAX;
 /// In `first_child`: this is a file.
 const FILE: u32 = u32::MAX - 1;
-const _: () = assert!(FILE >= ID_LIMIT && NONE >= ID_LIMIT);
+const _: () = assert!(FILE > ID_LIMIT && NONE > ID_LIMIT);
 
 /// One slot, 32 bytes: two to a cache line.
 struct Node {
@@ -224,11 +224,11 @@ impl Tree {
     /// Called before slot `id` changes.
     #[inline]
     fn preserve(&mut self, id: u32, is_vacant: bool) {
-        if let Some(pre) = &mut self.preimages {
-            if (pre.cursor..pre.limit).contains(&id) {
-                let nodes = &self.nodes;
-                pre.saved.entry(id).or_insert_with(|| (!is_vacant).then(|| nodes[id].image.clone()));
-            }
+        if let Some(pre) = &mut self.preimages
+            && (pre.cursor..pre.limit).contains(&id)
+        {
+            let nodes = &self.nodes;
+            pre.saved.entry(id).or_insert_with(|| (!is_vacant).then(|| nodes[id].image.clone()));
         }
     }
 }
