@@ -77,10 +77,7 @@ fn plain(error: &io::Error) -> String {
 impl Limits {
     /// The time left for the next step; an error when there is none.
     fn left(&self, per_request: Option<Duration>) -> Result<Option<Duration>, Trouble> {
-        let until_deadline = match self.deadline {
-            Some(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
-            None => None,
-        };
+        let until_deadline = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if until_deadline.is_some_and(|left| left.is_zero()) {
             return Err(Trouble::DeadlinePassed);
         }

@@ -259,11 +259,8 @@ impl Engine<'_> {
         }
         connection.sent_at = now;
         let request = self.template.request(key);
-        let written = match connection.stream.write(request) {
-            Ok(written) => written,
-            // A full or a broken socket: the rest is tried again when it turns writable, and fails there if it must.
-            Err(_) => 0,
-        };
+        // A full or a broken socket: the rest is tried again when it turns writable, and fails there if it must.
+        let written = connection.stream.write(request).unwrap_or(0);
         connection.unsent.clear();
         connection.unsent.extend_from_slice(&request[written..]);
     }
