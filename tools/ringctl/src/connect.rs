@@ -32,16 +32,17 @@ fn endpoints(globals: &Values) -> Result<Vec<Endpoint>, Exit> {
     list.split(',').map(parse).collect()
 }
 
-/// The files of a TLS setup must exist before anything else is looked at, as in etcdctl.
+/// TLS settings are looked at before anything else, as in etcdctl; a missing file is reported with its words.
 fn check_tls(globals: &Values) -> Result<(), Exit> {
     let settings =
         [("cert-file", "ETCDCTL_CERT_FILE"), ("key-file", "ETCDCTL_KEY_FILE"), ("ca-file", "ETCDCTL_CA_FILE")];
-    for path in settings.iter().filter_map(|(flag, variable)| flag_or_variable(globals, flag, variable)) {
-        if !std::path::Path::new(&path).exists() {
+    let mut paths = settings.iter().filter_map(|(flag, variable)| flag_or_variable(globals, flag, variable));
+    if let Some(path) = paths.next() {
+        if std::path::Path::new(&path).exists() {
+            eprintln!("ringctl: {path}: TLS is not available in this version");
+        } else {
             eprintln!("open {path}: no such file or directory");
-            return Err(Exit::BadArguments);
         }
-        eprintln!("ringctl: {path}: TLS is not available in this version");
         return Err(Exit::BadArguments);
     }
     Ok(())
