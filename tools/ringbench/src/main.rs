@@ -1,1 +1,89 @@
-fn main() {}
+//! `ringbench`: measures a v2 keys server from one thread, and a disk the way a write-ahead log uses it.
+//!
+//! Owns: the command line and the exit code. Touches: standard output (results), standard error (errors, progress).
+//! Always: exit code 0 means at least one request was answered with 2xx; results go to standard output only.
+
+mod cli;
+mod engine;
+mod process;
+mod progress;
+mod report;
+mod response;
+mod rng;
+mod template;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command, LoadOptions};
+use engine::{BenchError, Plan, Stop};
+use template::{Kind, Template};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Put(options) => run_load(Kind::Put, &options),
+        Command::Get(options) => run_load(Kind::Get, &options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringbench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_load(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
+    let address = options.target.address()?;
+    if kind == Kind::Get && !options.no_fill {
+        fill(options, address)?;
+    }
+    let plan = Plan {
+        template: template(kind, options),
+        address,
+        clients: options.clients,
+        seed: options.seed,
+        stop: Stop::After { warmup: options.warmup, duration: options.duration },
+        server_pid: options.server_pid,
+        label: kind.name(),
+    };
+    let measured = engine::run(&plan)?;
+    let report = report::Report { kind, options, measured: &measured };
+    if options.json {
+        println!("{}", report.json())
+    } else {
+        print!("{}", report.text())
+    }
+    if measured.completed == 0 {
+        return Err(BenchError::NothingCompleted { errors: measured.errors.summary() });
+    }
+    Ok(())
+}
+
+/// Writes every key of the key space once, so that reads find them.
+fn fill(options: &LoadOptions, address: std::net::SocketAddr) -> Result<(), BenchError> {
+    let plan = Plan {
+        template: template(Kind::Put, options),
+        address,
+        clients: options.clients,
+        seed: options.seed,
+        stop: Stop::EachKeyOnce,
+        server_pid: None,
+        label: "fill",
+    };
+    let measured = engine::run(&plan)?;
+    let total = measured.errors.total();
+    if total == 0 { Ok(()) } else { Err(BenchError::FillFailed { errors: measured.errors.summary() }) }
+}
+
+fn template(kind: Kind, options: &LoadOptions) -> Template {
+    Template::new(
+        kind,
+        &options.target.host_port(),
+        &options.prefix,
+        options.key_space,
+        options.value_size,
+        options.seed,
+    )
+}

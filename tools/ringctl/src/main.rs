@@ -1,1 +1,121 @@
-fn main() {}
+//! `ringctl`: etcdctl's v2 commands with its outputs, streams and exit codes.
+//!
+//! Owns: the way from the arguments to a command, and the exit code. Touches: the terminal, the cluster through
+//! `ringd-client`. Always: results go to standard output, everything else to standard error; what a script can observe
+//! of etcdctl (text, stream, code) is the same here.
+
+mod connect;
+mod flags;
+mod help;
+mod keys;
+mod output;
+mod table;
+
+use std::process::ExitCode;
+
+use flags::{FlagError, Values};
+use table::{Action, COMMANDS, Command, GLOBAL_FLAGS};
+
+/// Why the program ends without success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Bad usage, or a refusal made on this side.
+    BadArguments = 1,
+    /// The cluster could not be reached for the first sync.
+    NoConnection = 2,
+    /// A command or help topic that does not exist.
+    NoTopic = 3,
+    /// The server refused, or no endpoint answered the command itself.
+    Server = 4,
+}
+
+/// What a command is given.
+pub struct Invocation {
+    pub globals: Values,
+    pub flags: Values,
+    pub args: Vec<String>,
+}
+
+type Outcome = Result<(), Exit>;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => ExitCode::from(exit as u8),
+    }
+}
+
+fn run(args: &[String]) -> Outcome {
+    let (globals, rest) = flags::parse(GLOBAL_FLAGS, args).map_err(|error| {
+        output::print(&format!("Incorrect Usage. {error}\n\n{}", help::program()));
+        fail(&error)
+    })?;
+    if globals.is_set("version") {
+        output::print(&help::version());
+        return Ok(());
+    }
+    let Some((name, rest)) = rest.split_first().filter(|_| !globals.is_set("help")) else {
+        output::print(&help::program());
+        return Ok(());
+    };
+    if matches!(name.as_str(), "help" | "h") {
+        return match rest.first() {
+            None => {
+                output::print(&help::program());
+                Ok(())
+            }
+            Some(topic) => table::find(COMMANDS, topic)
+                .map(|command| output::print(&help::command(&[], command)))
+                .ok_or_else(|| unknown(topic)),
+        };
+    }
+    let command = table::find(COMMANDS, name).ok_or_else(|| unknown(name))?;
+    dispatch(&mut Vec::new(), command, globals, rest)
+}
+
+/// Parses the flags of `command` (below `parents`) and carries it out.
+fn dispatch(parents: &mut Vec<&'static str>, command: &'static Command, globals: Values, args: &[String]) -> Outcome {
+    let parsed = match command.action {
+        // What follows the name of an inner command belongs to that command.
+        Action::Group(_) => flags::parse(command.flags, args),
+        Action::Run(_) | Action::Later => flags::parse_reordered(command.flags, args),
+    };
+    let (flags, args) = parsed.map_err(|error| {
+        output::print(&format!("Incorrect Usage: {error}\n\n{}", help::command(parents, command)));
+        fail(&error)
+    })?;
+    if flags.is_set("help") {
+        output::print(&help::command(parents, command));
+        return Ok(());
+    }
+    match command.action {
+        Action::Run(function) => function(&Invocation { globals, flags, args }),
+        Action::Later => {
+            let path = parents.iter().copied().chain([command.name]).collect::<Vec<_>>().join(" ");
+            eprintln!("ringctl: `{path}` is not available in this version");
+            Err(Exit::BadArguments)
+        }
+        Action::Group(commands) => match args.split_first() {
+            None => {
+                output::print(&help::command(parents, command));
+                Ok(())
+            }
+            Some((name, rest)) => {
+                let inner = table::find(commands, name).ok_or_else(|| unknown(name))?;
+                parents.push(command.name);
+                dispatch(parents, inner, globals, rest)
+            }
+        },
+    }
+}
+
+fn fail(error: &FlagError) -> Exit {
+    eprintln!("{error}");
+    Exit::BadArguments
+}
+
+fn unknown(topic: &str) -> Exit {
+    eprintln!("No help topic for '{topic}'");
+    Exit::NoTopic
+}

@@ -1,0 +1,375 @@
+//! Runs ringd and a real etcd in turns on this machine and prints Markdown tables of the ratios.
+//!
+//! Owns: what is measured, in which order. Touches: server processes, a directory for their data, block device
+//! counters. Always: both servers are measured by the same load generator within the same round, one after the other;
+//! a figure is the median of the rounds; ringd has one core, etcd all of them.
+//!
+//! `cargo bench --bench end_to_end` runs everything; `-- --help` shows the options.
+
+mod constant;
+mod load;
+mod machine;
+mod servers;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use clap::Parser;
+
+use load::{Load, Sample};
+use servers::{Programs, Server};
+use table::{Goal, Table, median, ratio};
+
+type Error = Box<dyn std::error::Error>;
+
+/// Bytes per value in every measurement.
+pub const VALUE_SIZE: u64 = 128;
+const CONNECTIONS: [u64; 3] = [1, 64, 256];
+const KEY_SPACES: [u64; 2] = [1, 10_000];
+/// Keys of the cold start.
+const COLD_KEYS: u64 = 1_000_000;
+const COLD_KEYS_QUICK: u64 = 50_000;
+/// What can be measured, in this order.
+const PARTS: [&str; 6] = ["get", "put", "constant", "flushes", "sync", "cold"];
+/// Hidden argument with which this program runs as the constant-answer server.
+const CONSTANT_SERVER: &str = "--constant-server";
+
+#[derive(Clone, Debug, Parser)]
+#[command(name = "end_to_end")]
+struct Options {
+    /// One short round with fewer keys: to see that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Rounds of which the median is taken
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds per measurement
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', value_parser = PARTS)]
+    only: Vec<String>,
+    /// Also write the result to this file
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Where the servers keep their data [default: cargo's directory for temporary files]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The core ringd is pinned to [default: the last]
+    #[arg(long)]
+    core: Option<usize>,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+impl Options {
+    fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|p| p == part)
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, flag, port] = args.as_slice()
+        && flag == CONSTANT_SERVER
+    {
+        return constant::serve(port);
+    }
+    let mut options = Options::parse_from(args);
+    if !options.bench {
+        println!("end_to_end: nothing to do; it measures when run by `cargo bench --bench end_to_end`");
+        return ExitCode::SUCCESS;
+    }
+    if options.quick {
+        (options.rounds, options.seconds) = (1, 0.5);
+    }
+    match measure(&options) {
+        Ok(text) => finish(&options, &text),
+        Err(error) => {
+            eprintln!("end_to_end: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn finish(options: &Options, text: &str) -> ExitCode {
+    print!("{text}");
+    match options.out.as_ref().map(|path| (path, std::fs::write(path, text))) {
+        Some((path, Err(error))) => {
+            eprintln!("end_to_end: cannot write {}: {error}", path.display());
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Builds the load generator, which is a package of its own, with the profile this program was built with.
+fn build_ringbench() -> Result<PathBuf, Error> {
+    let ringd = Path::new(env!("CARGO_BIN_EXE_ringd"));
+    let dir = ringd.parent().ok_or("a program lies in a directory")?;
+    let target_dir = dir.parent().ok_or("cargo's layout is TARGET_DIR/PROFILE/ringd")?;
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--quiet", "--package", "ringbench", "--target-dir"]).arg(target_dir);
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
+    if !status.success() {
+        return Err(format!("building ringbench failed: {status}").into());
+    }
+    Ok(target_dir.join("release/ringbench"))
+}
+
+/// Everything a part of the measurement needs.
+struct Bench<'a> {
+    options: &'a Options,
+    programs: Programs,
+    load: Load,
+    /// Holds the data directories.
+    dir: PathBuf,
+}
+
+fn measure(options: &Options) -> Result<String, Error> {
+    let programs = Programs::find(options.core)?;
+    let load = Load { ringbench: build_ringbench()?, seconds: options.seconds, cores: programs.other_cores() };
+    let parent = options.dir.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
+    std::fs::create_dir_all(&parent)?;
+    let dir = tempfile::Builder::new().prefix("end-to-end-").tempdir_in(&parent)?;
+    let bench = Bench { options, programs, load, dir: dir.path().to_owned() };
+    let mut out = machine::describe(&bench.dir, &bench.programs, options.rounds, options.seconds)?;
+    if bench.programs.etcd.is_none() {
+        let line = "etcd is not on PATH: the comparison is skipped, only ringd is measured";
+        eprintln!("end_to_end: {line}");
+        out.push_str(&format!("\n{line}.\n"));
+    }
+    for part in PARTS {
+        if options.wants(part) {
+            eprintln!("end_to_end: {part}");
+            out.push_str(&bench.part(part)?);
+        }
+    }
+    Ok(out)
+}
+
+/// The measured samples of both sides, one per round.
+#[derive(Default)]
+struct Pair {
+    ringd: Vec<Sample>,
+    etcd: Vec<Sample>,
+}
+
+impl Pair {
+    fn figures(&self, figure: impl Fn(&Sample) -> f64) -> (Option<f64>, Option<f64>) {
+        let of = |samples: &[Sample]| median(samples.iter().map(&figure).collect());
+        (of(&self.ringd), of(&self.etcd))
+    }
+}
+
+impl Bench<'_> {
+    fn part(&self, name: &str) -> Result<String, Error> {
+        match name {
+            "constant" => self.constant(),
+            "flushes" => self.flushes(),
+            "sync" => self.sync(),
+            "cold" => self.cold(),
+            command => self.throughput(command),
+        }
+    }
+
+    fn start_both(&self, part: &str) -> Result<(Server, Option<Server>), Error> {
+        let ringd = Server::start(&self.programs.ringd, &self.dir.join(format!("{part}-ringd")))?;
+        let etcd = match &self.programs.etcd {
+            Some(program) => Some(Server::start(program, &self.dir.join(format!("{part}-etcd")))?),
+            None => None,
+        };
+        Ok((ringd, etcd))
+    }
+
+    /// Measures `command` on both servers, once per round, the first one first in even rounds only.
+    fn rounds(
+        &self,
+        both: &(Server, Option<Server>),
+        round: usize,
+        pair: &mut Pair,
+        run: impl Fn(&Server) -> Result<Sample, Error>,
+    ) -> Result<(), Error> {
+        let (ringd, etcd) = both;
+        if round.is_multiple_of(2) {
+            pair.ringd.push(run(ringd)?);
+        }
+        if let Some(etcd) = etcd {
+            pair.etcd.push(run(etcd)?);
+        }
+        if !round.is_multiple_of(2) {
+            pair.ringd.push(run(ringd)?);
+        }
+        Ok(())
+    }
+
+    /// Requests per second and CPU per request, for each number of connections and keys.
+    fn throughput(&self, command: &str) -> Result<String, Error> {
+        let both = self.start_both(command)?;
+        let cells: Vec<(u64, u64)> = KEY_SPACES.iter().flat_map(|k| CONNECTIONS.map(|c| (c, *k))).collect();
+        let mut pairs: Vec<Pair> = cells.iter().map(|_| Pair::default()).collect();
+        for round in 0..self.options.rounds {
+            for ((connections, keys), pair) in cells.iter().zip(&mut pairs) {
+                self.rounds(&both, round, pair, |server| self.load.run(server, command, *connections, *keys))?;
+            }
+        }
+        let mut table = Table::new(&[
+            "connections",
+            "keys",
+            "ringd req/s",
+            "etcd req/s",
+            "ratio",
+            "goal",
+            "ringd CPU µs",
+            "etcd CPU µs",
+            "ratio",
+            "goal",
+            "ringd p50/p99 µs",
+            "etcd p50/p99 µs",
+        ]);
+        for ((connections, keys), pair) in cells.iter().zip(&pairs) {
+            let rate = pair.figures(|s| s.requests_per_second);
+            let cpu = pair.figures(|s| s.cpu_us);
+            let (rate_goal, cpu_goal) = goals(command, *connections);
+            let (p50, p99) = (pair.figures(|s| s.p50_us), pair.figures(|s| s.p99_us));
+            let latency = |p50: Option<f64>, p99: Option<f64>| match (p50, p99) {
+                (Some(p50), Some(p99)) => format!("{p50:.0} / {p99:.0}"),
+                _ => "-".to_owned(),
+            };
+            table.row(vec![
+                connections.to_string(),
+                keys.to_string(),
+                table::number(rate.0, 0),
+                table::number(rate.1, 0),
+                table::times(ratio(rate.0, rate.1)),
+                rate_goal.verdict(ratio(rate.0, rate.1)),
+                table::number(cpu.0, 1),
+                table::number(cpu.1, 1),
+                table::times(ratio(cpu.0, cpu.1)),
+                cpu_goal.verdict(ratio(cpu.0, cpu.1)),
+                latency(p50.0, p99.0),
+                latency(p50.1, p99.1),
+            ]);
+        }
+        let title = if command == "put" { "PUT, durable" } else { "GET" };
+        Ok(format!("\n## {title}\n\n{}{}", table.markdown(), load::error_note(&pairs_errors(&pairs))))
+    }
+
+    /// GET against a server that does nothing but parse the request, on the same executor and the same core.
+    fn constant(&self) -> Result<String, Error> {
+        const CLIENTS: u64 = 64;
+        let ringd = Server::start(&self.programs.ringd, &self.dir.join("constant-ringd"))?;
+        let plain = Server::start_constant(&self.programs, CONSTANT_SERVER)?;
+        let (mut ringd_samples, mut plain_samples) = (Vec::new(), Vec::new());
+        for _ in 0..self.options.rounds {
+            ringd_samples.push(self.load.run(&ringd, "get", CLIENTS, 10_000)?);
+            plain_samples.push(self.load.run(&plain, "get", CLIENTS, 10_000)?);
+        }
+        let figure = |samples: &[Sample], f: fn(&Sample) -> f64| median(samples.iter().map(f).collect());
+        let rates = [&ringd_samples, &plain_samples].map(|s| figure(s, |s| s.requests_per_second));
+        let cpu = [&ringd_samples, &plain_samples].map(|s| figure(s, |s| s.cpu_us));
+        let mut table = Table::new(&["server", "GET/s, 64 connections", "CPU µs per request"]);
+        table.row(vec!["ringd".into(), table::number(rates[0], 0), table::number(cpu[0], 1)]);
+        table.row(vec!["constant answer".into(), table::number(rates[1], 0), table::number(cpu[1], 1)]);
+        let share = ratio(rates[0], rates[1]);
+        let verdict = Goal::AtLeast(0.85).verdict(share);
+        Ok(format!(
+            "\n## Against a constant answer on the same executor\n\n{}\nratio {} (goal {verdict})\n",
+            table.markdown(),
+            table::times(share)
+        ))
+    }
+
+    /// Flushes of the block device per acknowledged write.
+    fn flushes(&self) -> Result<String, Error> {
+        let Some(device) = machine::Device::of(&self.dir)? else {
+            return Ok("\n## Disk flushes per PUT\n\nskipped: the file system is not on one block device\n".into());
+        };
+        let both = self.start_both("flushes")?;
+        let mut table = Table::new(&["connections", "ringd flushes/PUT", "etcd flushes/PUT", "goal for ringd"]);
+        for (connections, goal) in [(1, Goal::Within(0.95, 1.1)), (64, Goal::Below(0.1))] {
+            let mut pair = Pair::default();
+            for round in 0..self.options.rounds {
+                self.rounds(&both, round, &mut pair, |server| {
+                    let before = device.flushes()?;
+                    let sample = self.load.run_uncounted(server, "put", connections, 10_000)?;
+                    let flushes = device.flushes()?.saturating_sub(before);
+                    Ok(Sample { flushes_per_request: flushes as f64 / sample.requests.max(1.0), ..sample })
+                })?;
+            }
+            let (ringd, etcd) = pair.figures(|s| s.flushes_per_request);
+            let cells = [table::number(ringd, 3), table::number(etcd, 3), goal.verdict(ringd)];
+            table.row([vec![connections.to_string()], cells.to_vec()].concat());
+        }
+        let source = format!("Flush requests completed by `{}`; other writers of the disk count too.", device.name);
+        Ok(format!("\n## Disk flushes per PUT\n\n{}\n{source}\n", table.markdown()))
+    }
+
+    /// The sync of a small batch against the raw floor of the disk, from `ringbench wal`.
+    fn sync(&self) -> Result<String, Error> {
+        let title = "\n## Sync against the raw floor\n\n";
+        match self.load.sync_over_floor(&self.dir, self.options.quick) {
+            Ok(figures) => {
+                let verdict = Goal::AtMost(1.1).verdict(Some(figures.ratio));
+                Ok(format!(
+                    "{title}128 B appended and synced: p50 {:.0} µs; raw 4 KiB O_DIRECT write + fdatasync, interleaved: \
+                     p50 {:.0} µs; ratio {:.2} (goal {verdict})\n",
+                    figures.sync_us, figures.floor_us, figures.ratio
+                ))
+            }
+            Err(error) => Ok(format!("{title}skipped: {error}\n")),
+        }
+    }
+
+    /// Restart with many keys: time to the first answer, and memory over data.
+    fn cold(&self) -> Result<String, Error> {
+        let keys = if self.options.quick { COLD_KEYS_QUICK } else { COLD_KEYS };
+        let mut table = Table::new(&["server", "first answer s", "RSS MB", "RSS / data"]);
+        let data = (keys * VALUE_SIZE) as f64;
+        let mut met = String::new();
+        let servers = [("ringd", Some(&self.programs.ringd)), ("etcd", self.programs.etcd.as_ref())];
+        for (name, program) in servers.into_iter().filter_map(|(name, program)| Some((name, program?))) {
+            let dir = self.dir.join(format!("cold-{name}"));
+            let server = Server::start(program, &dir)?;
+            self.load.fill(&server, keys)?;
+            server.stop()?;
+            let mut seconds = Vec::new();
+            let mut memory = 0.0;
+            for _ in 0..self.options.rounds.min(3) {
+                let server = Server::start(program, &dir)?;
+                seconds.push(server.answered_after.as_secs_f64());
+                memory = server.resident_bytes()?;
+                server.stop()?;
+            }
+            let seconds = median(seconds);
+            if name == "ringd" {
+                let (time, space) =
+                    (Goal::AtMost(1.0).verdict(seconds), Goal::AtMost(3.0).verdict(Some(memory / data)));
+                met = format!("\nGoals for ringd with 1M keys: first answer {time}; RSS / data {space}\n");
+            }
+            let memory = [format!("{:.0}", memory / 1e6), format!("{:.2}", memory / data)];
+            table.row([vec![name.to_owned(), table::number(seconds, 2)], memory.to_vec()].concat());
+            // The data of one server shall not stay in the page cache while the other is measured.
+            std::fs::remove_dir_all(&dir)?;
+        }
+        let title = format!("\n## Cold start with {keys} keys of {VALUE_SIZE} B\n\n");
+        Ok(format!("{title}{}{met}\nThe page cache is warm; data counts value bytes only.\n", table.markdown()))
+    }
+}
+
+fn pairs_errors(pairs: &[Pair]) -> Vec<f64> {
+    pairs.iter().flat_map(|p| p.ringd.iter().chain(&p.etcd)).map(|s| s.errors).collect()
+}
+
+/// The figures to reach, as ratios to etcd: requests per second, CPU per request.
+fn goals(command: &str, connections: u64) -> (Goal, Goal) {
+    match (command, connections) {
+        ("get", 64) => (Goal::AtLeast(2.0), Goal::AtMost(0.45)),
+        ("put", 1) => (Goal::AtLeast(1.1), Goal::None),
+        ("put", 64) => (Goal::AtLeast(2.2), Goal::AtMost(0.3)),
+        ("put", 256) => (Goal::AtLeast(2.8), Goal::AtMost(0.3)),
+        _ => (Goal::None, Goal::None),
+    }
+}

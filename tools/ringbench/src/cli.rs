@@ -1,0 +1,174 @@
+//! The command line of `ringbench`.
+//!
+//! Owns: flags, their defaults and their checks. Touches: nothing. Always: a value that gets past here is usable.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::engine::BenchError;
+
+/// More connections than this need more file descriptors than a process usually may open.
+const MAX_CLIENTS: u64 = 20_000;
+/// Key names have this many digits at most.
+const MAX_KEYS: u64 = 100_000_000;
+/// The server takes form bodies of up to 10 MB.
+const MAX_VALUE: u64 = 8 * 1024 * 1024;
+
+/// Measures a v2 keys server, and the disk under a write-ahead log.
+#[derive(Debug, Parser)]
+#[command(name = "ringbench", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write random keys of a key space and measure rate and latency
+    Put(LoadOptions),
+    /// Read random keys of a key space and measure rate and latency
+    Get(LoadOptions),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct LoadOptions {
+    /// The server, as http://HOST:PORT
+    #[arg(long, default_value = "http://127.0.0.1:2379")]
+    pub target: Target,
+    /// Connections; each has one request under way at any time
+    #[arg(long, default_value_t = 64, value_parser = count(MAX_CLIENTS))]
+    pub clients: usize,
+    /// How long to measure (`10s`, `500ms`, `1m`, or a number of seconds)
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// How long to run before measuring
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// Bytes per value
+    #[arg(long, default_value_t = 128, value_parser = count(MAX_VALUE))]
+    pub value_size: usize,
+    /// How many different keys to use
+    #[arg(long, default_value_t = 10_000, value_parser = count(MAX_KEYS))]
+    pub key_space: usize,
+    /// The directory the keys live in
+    #[arg(long, default_value = "/ringbench", value_parser = prefix)]
+    pub prefix: String,
+    /// Seed of the random choice of keys
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Do not write the key space before reading from it
+    #[arg(long)]
+    pub no_fill: bool,
+    /// Also report the CPU time this process spends per request (the server, on this machine)
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    pub fn host_port(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The first address the host name stands for.
+    pub fn address(&self) -> Result<SocketAddr, BenchError> {
+        let unknown = |why: String| BenchError::UnknownHost { host: self.host_port(), why };
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let mut all = (host, self.port).to_socket_addrs().map_err(|e| unknown(e.to_string()))?;
+        all.next().ok_or_else(|| unknown("the name has no address".into()))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}:{}", self.host, self.port)
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Target, String> {
+        if url.starts_with("https://") {
+            return Err("https is not supported: measure the plain listener".into());
+        }
+        let rest = url.strip_prefix("http://").ok_or("must start with http://")?.trim_end_matches('/');
+        let (host, port) = rest.rsplit_once(':').ok_or("must name a port: http://HOST:PORT")?;
+        let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
+        if host.is_empty() || host.contains(['/', '@', ' ']) {
+            return Err(format!("{host:?} is not a host"));
+        }
+        Ok(Target { host: host.to_owned(), port })
+    }
+}
+
+fn count(max: u64) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse::<u64>() {
+        Ok(n) if (1..=max).contains(&n) => Ok(n as usize),
+        _ => Err(format!("must be a number from 1 to {max}")),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.".contains(&b);
+    let clean = text.trim_end_matches('/');
+    if !clean.starts_with('/') || clean.contains("//") || clean.contains("/.") || !clean.bytes().all(plain) {
+        return Err("must be an absolute key of letters, digits, `-`, `_` and `.`".into());
+    }
+    Ok(clean.to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let unit = match &text[at..] {
+        "" | "s" => 1.0,
+        "ms" => 1e-3,
+        "m" => 60.0,
+        other => return Err(format!("unknown unit {other:?}: use ms, s or m")),
+    };
+    let seconds: f64 = text[..at].parse().map_err(|_| format!("{text:?} is not a duration"))?;
+    Duration::try_from_secs_f64(seconds * unit).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!("http://h:80/".parse::<Target>().map(|t| t.to_string()), Ok("http://h:80".into()));
+        assert_eq!("http://[::1]:80".parse::<Target>().map(|t| t.host_port()), Ok("[::1]:80".into()));
+        for bad in ["h:80", "https://h:80", "http://h", "http://:80", "http://h:x", "http://a/b:80"] {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn durations_and_prefixes() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(duration("1h").is_err() && duration("").is_err() && duration("-1s").is_err());
+        assert_eq!(prefix("/a/b/"), Ok("/a/b".into()));
+        assert!(prefix("a").is_err() && prefix("/a b").is_err() && prefix("/a/../b").is_err());
+    }
+}

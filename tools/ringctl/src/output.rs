@@ -1,0 +1,80 @@
+//! What is printed about an answer or an error.
+//!
+//! Owns: the formats `simple`, `extended` and `json`. Touches: standard output and standard error.
+//! Always: a reader that has gone away ends the program quietly, as it would any other filter.
+
+use std::io::{self, Write};
+
+use ringd_client::{ClientError, Node, Response};
+
+use crate::Exit;
+
+/// Prints `text` to standard output.
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(e) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        if e.kind() == io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        eprintln!("ringctl: cannot write to standard output: {e}");
+        std::process::exit(Exit::BadArguments as i32);
+    }
+}
+
+/// Reports `error` and gives back `exit`.
+pub fn error(error: &ClientError, exit: Exit) -> Exit {
+    eprintln!("Error:  {error}");
+    if let Some(detail) = error.detail() {
+        eprintln!("\n{detail}");
+    }
+    exit
+}
+
+/// A refusal made on this side.
+pub fn refuse(why: &str) -> Exit {
+    eprintln!("Error:  {why}");
+    Exit::BadArguments
+}
+
+/// Prints one answer in `format`.
+pub fn response(response: &Response, format: &str) {
+    let empty = Node::default();
+    let node = response.node.as_ref().unwrap_or(&empty);
+    match format {
+        "simple" if response.action == "delete" => {
+            print(&format!("PrevNode.Value: {}\n", response.prev_node.as_ref().map_or("", |n| &n.value)));
+        }
+        "simple" => print(&format!("{}\n", node.value)),
+        "extended" => {
+            let mut text = format!(
+                "Key: {}\nCreated-Index: {}\nModified-Index: {}\n",
+                node.key, node.created_index, node.modified_index
+            );
+            if let Some(prev) = &response.prev_node {
+                text.push_str(&format!("PrevNode.Value: {}\n", prev.value));
+            }
+            text.push_str(&format!("TTL: {}\nIndex: {}\n", node.ttl, response.index));
+            if response.action != "delete" {
+                text.push_str(&format!("\n{}\n", node.value));
+            }
+            print(&text);
+        }
+        "json" => {
+            let text = serde_json::to_string(response).expect("a response is plain data");
+            print(&format!("{}\n", escape_html(&text)));
+        }
+        other => eprintln!("Unsupported output format: {other}"),
+    }
+}
+
+/// Go's encoder writes these characters, which can only stand inside texts, as escapes.
+fn escape_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            other => out.push(other),
+        }
+    }
+    out
+}
