@@ -44,6 +44,11 @@ impl FsMedium {
         &self.inner.path
     }
 
+    /// Opens an existing file for direct I/O. Never map a file that is open like this.
+    pub(crate) fn open_direct(&self, name: &str) -> io::Result<FsFile> {
+        self.open_flags(name, OFlags::RDWR | OFlags::DIRECT)
+    }
+
     fn dir(&self) -> BorrowedFd<'_> {
         self.inner.fd.as_fd()
     }

@@ -24,5 +24,6 @@ mod snapshot_writer;
 pub mod verdict;
 pub mod wal;
 pub mod walk;
+pub mod writer;
 
 pub use frame::ENTRY_OVERHEAD_BYTES;

@@ -37,10 +37,10 @@ pub enum Next {
     Frame(u64, FrameHeader),
     /// A valid frame that does not follow: another index, or another history.
     Other(u64, FrameHeader),
-    /// No valid frame; `torn` when one was begun.
+    /// No valid frame.
     Absent {
-        /// A frame header of this epoch is there.
-        torn: bool,
+        /// Where a frame was begun, as far as its header tells.
+        torn: Option<u64>,
     },
 }
 
@@ -176,8 +176,21 @@ impl<F: StoredFile> SegmentReader<F> {
             Probe::Frame(frame) if follows(&frame) => Next::Frame(page, frame),
             // With the right index but another history the log forked; with a later index there is a hole before it.
             Probe::Frame(frame) if frame.wal_index <= expect => Next::Other(page, frame),
-            _ => Next::Absent { torn: here == Probe::Torn || there != Probe::Nothing },
+            Probe::Torn if here != Probe::Torn => Next::Absent { torn: Some(page) },
+            Probe::Nothing if here != Probe::Torn => {
+                let begun = self.resembles(cursor, expect, prev_crc)?;
+                let torn = if begun { Some(cursor) } else { self.resembles(page, expect, prev_crc)?.then_some(page) };
+                Next::Absent { torn }
+            }
+            _ => Next::Absent { torn: Some(cursor) },
         })
+    }
+
+    /// Whether the bytes at `offset` can only be the wanted frame with a damaged epoch: stale frames of a recycled
+    /// file have lower indexes.
+    fn resembles(&mut self, offset: u64, expect: WalIndex, prev_crc: u32) -> io::Result<bool> {
+        let header = FrameHeader::decode(self.view(offset, FRAME_HEADER_BYTES as usize)?);
+        Ok(header.is_some_and(|found| found.wal_index == expect || (found.prev_crc == prev_crc && prev_crc != 0)))
     }
 
     /// Looks for valid frames at every 8 bytes from `from` on.

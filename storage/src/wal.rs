@@ -40,7 +40,8 @@ pub struct WalOptions {
     pub segment_bytes: u64,
     /// How many spares to keep ready.
     pub spares: usize,
-    /// Where segment epochs come from. Fresh randomness at every start of a process; a fixed number makes tests repeat.
+    /// Where segment epochs come from. Must be fresh randomness at every start of a process: a segment number can come
+    /// back after a crash, and only its epoch tells the frames of the two apart. A test draws it from its own seed.
     pub epoch_seed: u64,
 }
 

@@ -283,14 +283,15 @@ fn walk_segment<F: crate::medium::StoredFile>(
             (Verdict::Refuse, Next::Other(at, frame)) => {
                 return Err(refuse(cursor, at, Reason::OtherFrame { found: frame.wal_index }));
             }
-            (Verdict::Refuse, _) => {
+            (Verdict::Refuse, absent) => {
+                let at = if let Next::Absent { torn: Some(at) } = absent { at } else { offset };
                 let reason = match (voucher, sealed_end) {
                     (Some((voucher_offset, frame)), _) => {
                         Reason::DamagedButVouched { voucher: frame.wal_index, voucher_offset }
                     }
                     (None, end) => Reason::DamagedInSealed { end: end.unwrap_or(0) },
                 };
-                return Err(refuse(cursor, offset, reason));
+                return Err(refuse(cursor, at, reason));
             }
             (Verdict::EndHere, _) => {
                 let torn = torn_part(reader, path, cursor.next, offset, next, &rest);
@@ -326,6 +327,7 @@ fn torn_part<F: crate::medium::StoredFile>(
     rest: &Rest,
 ) -> Option<TailCut> {
     let zeroed = reader.header().flags & crate::format::SEGMENT_FLAG_ZEROED != 0;
-    let begun = matches!(next, Next::Absent { torn: true }) || rest.this_epoch || (zeroed && rest.nonzero_end > offset);
+    let begun =
+        matches!(next, Next::Absent { torn: Some(_) }) || rest.this_epoch || (zeroed && rest.nonzero_end > offset);
     begun.then(|| TailCut { file: path.to_owned(), offset, wal_index, bytes: rest.nonzero_end.max(offset) - offset })
 }
