@@ -2,6 +2,9 @@
 //!
 //! `RINGD_CRASH_ROUNDS` sets how often the server is killed (100 by default).
 
+mod damage;
+mod faults;
+mod input;
 #[path = "../support/mod.rs"]
 mod support;
 
