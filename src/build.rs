@@ -3,7 +3,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=src/build.rs");
-    for target in ["bins"] {
+    for target in ["bins", "benches"] {
         println!("cargo:rustc-link-arg-{target}=-Wl,--wrap=io_uring_queue_init_params");
     }
 }
