@@ -30,7 +30,7 @@ fn requests(c: &mut Criterion) {
         group.bench_function(format!("reader/{name}"), |b| {
             let mut reader = RequestReader::new();
             b.iter(|| match reader.next(black_box(bytes), &limits) {
-                Next::Request(request) => request.consumed,
+                Next::Request(_) => reader.served(),
                 other => panic!("{other:?}"),
             });
         });

@@ -277,7 +277,6 @@ fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut 
                 let writes_pending = conn.writes_pending();
                 let keep_alive = request.keep_alive && !hub.is_stopping();
                 let dispatch = hub.responder.dispatch(hub, conn, &request, keep_alive, writes_pending > 0);
-                let consumed = request.consumed;
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
                     Dispatch::BehindWrites => return Step::AwaitWrites,
@@ -285,15 +284,15 @@ fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut 
                     Dispatch::AwaitRoom => return Step::AwaitRoom,
                     Dispatch::Close => return Step::Close,
                     Dispatch::Watch(plan) => {
-                        input.start += consumed;
+                        input.start += reader.served();
                         return Step::Watch(plan);
                     }
                     Dispatch::LinearGet(plan) => {
-                        input.start += consumed;
+                        input.start += reader.served();
                         return Step::LinearGet(plan);
                     }
                 }
-                input.start += consumed;
+                input.start += reader.served();
                 if !keep_alive {
                     return Step::Close;
                 }

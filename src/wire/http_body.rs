@@ -248,8 +248,6 @@ pub struct Request<'a> {
     pub head: Head<'a>,
     /// The decoded body, empty when there is none, or why it cannot be had.
     pub body: Result<&'a [u8], BodyError>,
-    /// Bytes of the buffer this request took; the next request begins there.
-    pub consumed: usize,
     /// Whether another request may follow; false after a body error, whatever the client asked for.
     pub keep_alive: bool,
 }
@@ -257,7 +255,8 @@ pub struct Request<'a> {
 /// What to do next with a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// Serve this one, drop `consumed` bytes, call again.
+    /// Serve this one, then drop the bytes that `served` names and call again. Until `served` is called, `next` gives
+    /// the same request again: the caller may have to wait before it can be served.
     Request(Request<'a>),
     /// Read more bytes behind those at hand.
     NeedMore {
@@ -277,6 +276,8 @@ pub enum Next<'a> {
 #[derive(Debug, Default)]
 pub struct RequestReader {
     stage: Stage,
+    /// Length of the request that `next` gave and that is not served yet; 0 when there is none.
+    ready: usize,
 }
 
 #[derive(Debug)]
@@ -316,8 +317,17 @@ impl RequestReader {
         !matches!(self.stage, Stage::Head { .. })
     }
 
-    /// Looks at `buf`, which starts at the first byte of a request and is never cut except by `Request::consumed`
-    /// bytes after a `Next::Request`.
+    /// Takes note that the request `next` gave last has been served, and says how many bytes it took: the next
+    /// request begins behind them. A decoded body lies where its chunks lay, so a request cannot be read twice after
+    /// this. Panics when there is no such request.
+    pub fn served(&mut self) -> usize {
+        assert!(self.ready > 0, "no request was given");
+        self.stage = Stage::default();
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Looks at `buf`, which starts at the first byte of a request and is never cut except by what `served` and
+    /// `slack` say.
     pub fn next<'a>(&mut self, buf: &'a [u8], limits: &Limits) -> Next<'a> {
         match &self.stage {
             Stage::Head { seen } => {
@@ -359,7 +369,7 @@ impl RequestReader {
         }
     }
 
-    /// Bytes of the buffer that are spent chunk framing; the caller may cut them out of the buffer and must then
+    /// Bytes of the request's buffer that are spent chunk framing; the caller may cut them out of the buffer and must then
     /// call `compacted`. Empty unless a chunked body is being read.
     #[must_use]
     pub fn slack(&self) -> std::ops::Range<usize> {
@@ -418,8 +428,8 @@ impl RequestReader {
         }
     }
 
-    fn complete<'a>(&mut self, head: Head<'a>, body: Result<&'a [u8], BodyError>, consumed: usize) -> Next<'a> {
-        self.stage = Stage::default();
-        Next::Request(Request { head, body, consumed, keep_alive: head.keep_alive && body.is_ok() })
+    fn complete<'a>(&mut self, head: Head<'a>, body: Result<&'a [u8], BodyError>, len: usize) -> Next<'a> {
+        self.ready = len;
+        Next::Request(Request { head, body, keep_alive: head.keep_alive && body.is_ok() })
     }
 }

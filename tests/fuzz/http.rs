@@ -51,7 +51,8 @@ fn read_all(pieces: &[&[u8]], compact: bool) -> (Vec<Seen>, usize) {
     for piece in pieces {
         buf.extend_from_slice(piece);
         loop {
-            let consumed = match reader.next(&buf, &LIMITS) {
+            let next = reader.next(&buf, &LIMITS);
+            let consumed = match next {
                 Next::NeedMore { .. } => break,
                 Next::Decode => {
                     reader.decode(&mut buf);
@@ -67,17 +68,20 @@ fn read_all(pieces: &[&[u8]], compact: bool) -> (Vec<Seen>, usize) {
                 }
                 Next::Request(request) => {
                     check_head(&request.head, &buf);
-                    assert!(request.consumed >= request.head.head_len && request.consumed <= buf.len());
+                    assert_eq!(reader.next(&buf, &LIMITS), next, "a request that was not served comes again");
                     seen.push(Seen::Request {
                         method: request.head.method.to_vec(),
                         target: request.head.target.to_vec(),
                         body: request.body.map(<[u8]>::to_vec),
                         keep_alive: request.keep_alive,
                     });
-                    if !request.keep_alive {
+                    let (head_len, keep_alive) = (request.head.head_len, request.keep_alive);
+                    let consumed = reader.served();
+                    assert!(consumed >= head_len && consumed <= buf.len());
+                    if !keep_alive {
                         return (seen, 0);
                     }
-                    request.consumed
+                    consumed
                 }
             };
             buf.drain(..consumed);
