@@ -4,5 +4,26 @@
 //! drives it performs the sync and reports back. `FORMAT.md` documents every byte written here.
 
 pub mod codec;
+pub mod datadir;
+pub mod format;
+mod frame;
+pub mod fs;
 pub mod ids;
+pub mod medium;
+pub mod memory;
 pub mod payload;
+pub mod prepare;
+pub mod record;
+pub mod recover;
+pub mod region;
+pub mod scan;
+mod segment;
+pub mod snapshot;
+mod snapshot_reader;
+mod snapshot_writer;
+pub mod verdict;
+pub mod wal;
+pub mod walk;
+pub mod writer;
+
+pub use frame::ENTRY_OVERHEAD_BYTES;
