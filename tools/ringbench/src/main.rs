@@ -1,7 +1,7 @@
 //! `ringbench`: measures a v2 keys server from one thread, and a disk the way a write-ahead log uses it.
 //!
 //! Owns: the command line and the exit code. Touches: standard output (results), standard error (errors, progress).
-//! Always: exit code 0 means at least one request was answered with 2xx; results go to standard output only.
+//! Always: exit code 0 means that something was measured (for `put` and `get`: at least one 2xx answer); results go to standard output only.
 
 mod cli;
 mod engine;
@@ -11,6 +11,7 @@ mod report;
 mod response;
 mod rng;
 mod template;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -22,8 +23,9 @@ use template::{Kind, Template};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Put(options) => run_load(Kind::Put, &options),
-        Command::Get(options) => run_load(Kind::Get, &options),
+        Command::Put(options) => run_load(Kind::Put, &options).map_err(|e| e.to_string()),
+        Command::Get(options) => run_load(Kind::Get, &options).map_err(|e| e.to_string()),
+        Command::Wal(options) => wal::run(&options).map_err(|e| e.to_string()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
