@@ -4,17 +4,20 @@
 //! work besides; it runs until it is killed.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::{TcpListener, TcpStream};
-use glommio::{LocalExecutorBuilder, Placement, spawn_local};
+use glommio::spawn_local;
 
 /// Bytes of the body: about those of a small v2 answer.
 const BODY: usize = 100;
 const MAX_HEADERS: usize = 32;
+/// ringd's default.
+const SPIN_BEFORE_PARK: Duration = Duration::from_micros(20);
 
 pub fn serve(port: &str) -> ExitCode {
-    let executor = match LocalExecutorBuilder::new(Placement::Unbound).name("constant").make() {
+    let executor = match ringd::shell::executor::build(SPIN_BEFORE_PARK) {
         Ok(executor) => executor,
         Err(error) => {
             eprintln!("end_to_end: cannot start the executor: {error}");

@@ -9,6 +9,9 @@
 mod constant;
 mod load;
 mod machine;
+/// The server binary's seam, so that the constant server's rings are set up as ringd's are.
+#[path = "../../src/ring_flags.rs"]
+mod ring_flags;
 mod servers;
 mod table;
 

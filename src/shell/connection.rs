@@ -49,6 +49,11 @@ struct PendingWrite {
     rendered: Option<Vec<u8>>,
 }
 
+/// After the last answer, this much of what the client still sends is read and thrown away: more than the largest form.
+const LINGER_BYTES_MAX: usize = 32 << 20;
+/// And for this long.
+const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What a watcher was sent and has not been told yet.
 #[derive(Default)]
 struct Mailbox {
@@ -245,12 +250,12 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
             Step::LinearGet(plan) => {
                 linear_get(hub, conn, &plan).await;
                 if !plan.reply.keep_alive {
-                    return finish(conn, stream).await;
+                    return finish(hub, conn, stream).await;
                 }
             }
             Step::Close => {
                 await_writes(conn).await;
-                return finish(conn, stream).await;
+                return finish(hub, conn, stream).await;
             }
         }
     }
@@ -371,10 +376,27 @@ async fn flush(conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends what is left and says goodbye, so that the client reads the whole answer before the end.
-async fn finish(conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+/// Sends what is left, says goodbye, and reads on for a while: closing while the client still sends would reset the
+/// connection, and the reset can overtake the answer.
+async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
     flush(conn, stream).await?;
-    poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await
+    poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
+    let discarded = async {
+        let mut left = LINGER_BYTES_MAX;
+        let mut bytes = Vec::new();
+        while left > 0 {
+            bytes.clear();
+            match poll_fn(|context| poll_read_into(hub, stream, &mut bytes, context)).await {
+                Ok(Woke::Bytes) => left = left.saturating_sub(bytes.len()),
+                Ok(Woke::End | Woke::Poked) | Err(_) => return,
+            }
+        }
+    };
+    let tired = async {
+        glommio::timer::Timer::new(LINGER_TIME).await;
+    };
+    futures_lite::future::or(discarded, tired).await;
+    Ok(())
 }
 
 enum Woke {
@@ -454,7 +476,7 @@ async fn watch(
     let body = match started {
         Err(error) => {
             hub.responder.store_error(&mut conn.out.borrow_mut(), &error, plan.reply);
-            return Ok(plan.reply.keep_alive || finish(conn, stream).await.map(|()| false)?);
+            return Ok(plan.reply.keep_alive || finish(hub, conn, stream).await.map(|()| false)?);
         }
         Ok(start) => {
             let body = hub.responder.watch_begins(&mut conn.out.borrow_mut(), hub, plan.reply);
@@ -475,7 +497,7 @@ async fn watch(
         }
         if hub.is_stopping() {
             body.finish(&mut conn.out.borrow_mut());
-            finish(conn, stream).await?;
+            finish(hub, conn, stream).await?;
             return Ok(false);
         }
         if conn.mailbox.borrow().events.is_empty() {
@@ -491,7 +513,7 @@ async fn watch(
         }
     }
     if body.must_close() {
-        finish(conn, stream).await?;
+        finish(hub, conn, stream).await?;
         return Ok(false);
     }
     Ok(true)

@@ -38,6 +38,20 @@ fn garbage_is_refused_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_form_beyond_the_limit_gets_etcds_answer_although_it_is_still_being_sent() {
+    let site = Site::new();
+    let _server = site.start();
+    let mut client = Client::open(site.client_port).expect("connect");
+    let form = format!("value={}", "x".repeat(12 << 20));
+    let answer = client.request("PUT", "/v2/keys/huge", &form).expect("an answer");
+    assert_eq!(answer.status, 400);
+    let error = answer.json();
+    assert_eq!((&error["errorCode"], &error["cause"]), (&210.into(), &"http: POST too large".into()));
+    let mut other = Client::open(site.client_port).expect("connect");
+    assert_eq!(other.request("GET", "/v2/keys/huge", "").expect("read").status, 404);
+}
+
+#[test]
 fn methods_and_paths_without_meaning_get_etcds_answers() {
     let site = Site::new();
     let _server = site.start();
@@ -79,9 +93,11 @@ fn a_truncated_request_changes_nothing() {
     let site = Site::new();
     let _server = site.start();
     let mut half = Client::open(site.client_port).expect("connect");
-    half.send(b"PUT /v2/keys/half HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
-        Content-Length: 100\r\n\r\nvalue=1")
-        .expect("send");
+    half.send(
+        b"PUT /v2/keys/half HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+        Content-Length: 100\r\n\r\nvalue=1",
+    )
+    .expect("send");
     drop(half);
     std::thread::sleep(Duration::from_millis(50));
     let mut client = Client::open(site.client_port).expect("connect");
