@@ -13,6 +13,16 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::HardState as StoredHardState;
 
+/// raft's form of a configuration.
+#[must_use]
+pub fn conf_state(voters: &[MemberId], learners: &[MemberId]) -> ConfState {
+    ConfState {
+        voters: voters.iter().map(|id| id.get()).collect(),
+        learners: learners.iter().map(|id| id.get()).collect(),
+        ..ConfState::default()
+    }
+}
+
 /// The window of the replicated log that this node holds.
 #[derive(Debug)]
 pub struct RaftLog {
@@ -55,13 +65,13 @@ impl RaftLog {
         base_term: Term,
         entries: Vec<Entry>,
     ) -> Self {
-        let mut raft_hard_state = HardState::default();
-        raft_hard_state.term = hard_state.term.get();
-        raft_hard_state.vote = hard_state.vote.get();
-        raft_hard_state.commit = hard_state.commit.get().max(base.get());
-        let mut conf_state = ConfState::default();
-        conf_state.voters = voters.iter().map(|id| id.get()).collect();
-        conf_state.learners = learners.iter().map(|id| id.get()).collect();
+        let raft_hard_state = HardState {
+            term: hard_state.term.get(),
+            vote: hard_state.vote.get(),
+            commit: hard_state.commit.get().max(base.get()),
+            ..HardState::default()
+        };
+        let conf_state = conf_state(voters, learners);
         Self::new(raft_hard_state, conf_state, base.get(), base_term.get(), entries)
     }
 

@@ -13,13 +13,13 @@
 use std::collections::VecDeque;
 
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
 use raft::{RawNode, StateRole};
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
 
 use super::event::{Effects, SnapshotDone};
-use super::raft_log::RaftLog;
+use super::raft_log::{RaftLog, conf_state};
 
 /// A raft message between members; only the peer codec looks inside.
 pub type PeerMessage = Message;
@@ -154,8 +154,7 @@ fn raft_proto_v2(one: ConfChange) -> ConfChangeV2 {
     let mut single = raft::eraftpb::ConfChangeSingle::default();
     single.set_change_type(one.get_change_type());
     single.node_id = one.node_id;
-    let mut change = ConfChangeV2::default();
-    change.context = one.context;
+    let mut change = ConfChangeV2 { context: one.context, ..ConfChangeV2::default() };
     change.mut_changes().push(single);
     change
 }
@@ -287,15 +286,7 @@ impl Replica {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = self.raw.raft.id;
-        message.set_entries(
-            datas
-                .map(|data| {
-                    let mut entry = Entry::default();
-                    entry.data = data;
-                    entry
-                })
-                .collect(),
-        );
+        message.set_entries(datas.map(|data| Entry { data, ..Entry::default() }).collect());
         self.raw.raft.step(message).map_err(|_| NotProposed)
     }
 
@@ -447,9 +438,7 @@ impl Replica {
 
     /// Names the newest durable snapshot, so that raft may offer it.
     pub fn set_snapshot(&mut self, done: &SnapshotDone) {
-        let mut state = ConfState::default();
-        state.voters = done.voters.iter().map(|id| id.get()).collect();
-        state.learners = done.learners.iter().map(|id| id.get()).collect();
+        let state = conf_state(&done.voters, &done.learners);
         self.raw.mut_store().set_snapshot(done.index.get(), done.term.get(), state);
     }
 
