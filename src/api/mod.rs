@@ -6,3 +6,4 @@ pub mod keys;
 pub mod method;
 pub mod params;
 pub mod route;
+mod scan;
