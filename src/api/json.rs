@@ -6,28 +6,25 @@
 
 use ringd_storage::ids::UnixNanos;
 
+use super::scan::plain_prefix;
+
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const SECONDS_PER_DAY: u64 = 86_400;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Bytes that may stand in a string as they are: printable ASCII but for quote, backslash and the three that Go's
-/// encoder escapes for HTML's sake.
-const PLAIN: [bool; 256] = {
-    let mut plain = [false; 256];
-    let mut byte = 0x20;
-    while byte < 0x80 {
-        plain[byte] = !matches!(byte as u8, b'"' | b'\\' | b'<' | b'>' | b'&');
-        byte += 1;
-    }
-    plain
-};
+/// Bytes that may not stand in a string as they are: all but printable ASCII, and quote, backslash and the three that
+/// Go's encoder escapes for HTML's sake.
+#[inline]
+fn is_special(byte: u8) -> bool {
+    !(0x20..0x80).contains(&byte) | (byte == b'"') | (byte == b'\\') | (byte == b'<') | (byte == b'>') | (byte == b'&')
+}
 
 /// Appends `text` as a quoted string. Invalid UTF-8 becomes U+FFFD, one for each byte, as in Go.
 pub fn push_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     let mut rest = text;
     loop {
-        let run = rest.iter().position(|&byte| !PLAIN[usize::from(byte)]).unwrap_or(rest.len());
+        let run = plain_prefix(rest, is_special);
         out.extend_from_slice(&rest[..run]);
         rest = &rest[run..];
         let Some(&byte) = rest.first() else {

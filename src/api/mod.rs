@@ -8,3 +8,4 @@ pub mod members;
 pub mod method;
 pub mod params;
 pub mod route;
+mod scan;

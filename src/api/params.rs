@@ -6,6 +6,7 @@
 //! Always holds: any bytes are accepted or refused, never a panic; nothing is allocated when nothing needs decoding.
 
 use super::error::{ApiError, ErrorCode};
+use super::scan::plain_prefix;
 
 /// The largest form that is read, as in Go.
 pub const FORM_BYTES_MAX: usize = 10 << 20;
@@ -41,8 +42,12 @@ pub(super) fn walk_pairs<'a>(
     if text.is_empty() {
         return Ok(());
     }
-    for part in text.split(|&byte| byte == b'&') {
-        if part.contains(&b';') {
+    let mut rest = Some(text);
+    while let Some(text) = rest {
+        let end = plain_prefix(text, |byte| byte == b'&');
+        let part = &text[..end];
+        rest = text.get(end + 1..);
+        if plain_prefix(part, |byte| byte == b';') < part.len() {
             failure = Some(b"invalid semicolon separator in query".to_vec());
             continue;
         }
@@ -66,7 +71,7 @@ pub(super) fn walk_pairs<'a>(
 
 /// Decodes `%XX` and `+`. `Err` is the input from the bad escape on.
 fn decode_piece<'a>(text: &'a [u8], decoded: &mut Vec<u8>) -> Result<Piece<'a>, &'a [u8]> {
-    if !text.iter().any(|&byte| byte == b'%' || byte == b'+') {
+    if plain_prefix(text, |byte| (byte == b'%') | (byte == b'+')) == text.len() {
         return Ok(Piece::Input(text));
     }
     let from = decoded.len();
@@ -80,9 +85,13 @@ fn decode_piece<'a>(text: &'a [u8], decoded: &mut Vec<u8>) -> Result<Piece<'a>, 
 /// The rest of `text` from the first bad escape on.
 pub(super) fn decode_percent<'a>(text: &'a [u8], plus_is_space: bool, out: &mut Vec<u8>) -> Result<(), &'a [u8]> {
     let mut rest = text;
-    while let Some(at) = rest.iter().position(|&byte| byte == b'%' || (byte == b'+' && plus_is_space)) {
-        out.extend_from_slice(&rest[..at]);
-        rest = &rest[at..];
+    loop {
+        let run = plain_prefix(rest, |byte| (byte == b'%') | ((byte == b'+') & plus_is_space));
+        out.extend_from_slice(&rest[..run]);
+        rest = &rest[run..];
+        if rest.is_empty() {
+            return Ok(());
+        }
         if rest[0] == b'+' {
             out.push(b' ');
             rest = &rest[1..];
@@ -94,8 +103,6 @@ pub(super) fn decode_percent<'a>(text: &'a [u8], plus_is_space: bool, out: &mut 
         }
         rest = &rest[3..];
     }
-    out.extend_from_slice(rest);
-    Ok(())
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {

@@ -4,8 +4,10 @@
 //! running capture hold clones of the same allocation. A change makes a new image, never edits one.
 //!
 //! ```text
-//! flags u8 | path length u16 | created u64 | modified u64 | [deadline u64 | expiry seq u64] | path | value
+//! flags u8 | path length u16 | modified u64 | [created u64] | [deadline u64 | expiry seq u64] | path | value
 //! ```
+//!
+//! `created` is left out when it equals `modified`, as it does after every plain set.
 //!
 //! Always holds: an image is only ever made by [`ImageParts::build`], so its offsets are inside its bytes.
 
@@ -15,14 +17,12 @@ use ringd_storage::ids::{EtcdIndex, UnixNanos};
 
 const FLAG_DIR: u8 = 1;
 const FLAG_DEADLINE: u8 = 2;
+const FLAG_CREATED: u8 = 4;
 const PATH_LEN_AT: usize = 1;
-const CREATED_AT: usize = 3;
-const MODIFIED_AT: usize = 11;
-const DEADLINE_AT: usize = 19;
-const SEQ_AT: usize = 27;
-/// Where the path begins without and with a deadline.
-const BODY_AT: usize = DEADLINE_AT;
-const BODY_AT_WITH_DEADLINE: usize = SEQ_AT + 8;
+const MODIFIED_AT: usize = 3;
+const OPTIONAL_AT: usize = 11;
+const WORD_BYTES: usize = 8;
+const HEADER_BYTES_MAX: usize = OPTIONAL_AT + 3 * WORD_BYTES;
 
 /// The longest path a node may have. Above what a request line may carry (4096 bytes in etcd) plus the 21 bytes of an
 /// in-order name; it bounds what one request can create, since every implied parent stores its own path.
@@ -66,12 +66,17 @@ impl ImageParts<'_> {
         if self.deadline.is_some() {
             flags |= FLAG_DEADLINE;
         }
+        if self.created != self.modified {
+            flags |= FLAG_CREATED;
+        }
         scratch.clear();
-        scratch.reserve(BODY_AT_WITH_DEADLINE + self.path.len() + value.len());
+        scratch.reserve(HEADER_BYTES_MAX + self.path.len() + value.len());
         scratch.push(flags);
         scratch.extend_from_slice(&(self.path.len() as u16).to_le_bytes());
-        scratch.extend_from_slice(&self.created.get().to_le_bytes());
         scratch.extend_from_slice(&self.modified.get().to_le_bytes());
+        if self.created != self.modified {
+            scratch.extend_from_slice(&self.created.get().to_le_bytes());
+        }
         if let Some(deadline) = self.deadline {
             scratch.extend_from_slice(&deadline.at.get().to_le_bytes());
             scratch.extend_from_slice(&deadline.seq.to_le_bytes());
@@ -118,11 +123,11 @@ impl Image {
 
     #[inline]
     pub(super) fn is_dir(&self) -> bool {
-        self.0[0] & FLAG_DIR != 0
+        self.has(FLAG_DIR)
     }
 
     pub(super) fn created(&self) -> EtcdIndex {
-        EtcdIndex::new(self.word(CREATED_AT))
+        EtcdIndex::new(self.word(if self.has(FLAG_CREATED) { OPTIONAL_AT } else { MODIFIED_AT }))
     }
 
     pub(super) fn modified(&self) -> EtcdIndex {
@@ -131,7 +136,10 @@ impl Image {
 
     #[inline]
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        self.has_deadline().then(|| Deadline { at: UnixNanos::new(self.word(DEADLINE_AT)), seq: self.word(SEQ_AT) })
+        self.has(FLAG_DEADLINE).then(|| {
+            let at = self.deadline_at();
+            Deadline { at: UnixNanos::new(self.word(at)), seq: self.word(at + WORD_BYTES) }
+        })
     }
 
     /// Bytes this image keeps alive, without the allocator's share.
@@ -145,17 +153,22 @@ impl Image {
     }
 
     #[inline]
-    fn has_deadline(&self) -> bool {
-        self.0[0] & FLAG_DEADLINE != 0
+    fn has(&self, flag: u8) -> bool {
+        self.0[0] & flag != 0
+    }
+
+    #[inline]
+    fn deadline_at(&self) -> usize {
+        OPTIONAL_AT + if self.has(FLAG_CREATED) { WORD_BYTES } else { 0 }
     }
 
     #[inline]
     fn body_at(&self) -> usize {
-        if self.has_deadline() { BODY_AT_WITH_DEADLINE } else { BODY_AT }
+        self.deadline_at() + if self.has(FLAG_DEADLINE) { 2 * WORD_BYTES } else { 0 }
     }
 
     fn word(&self, at: usize) -> u64 {
-        u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
+        u64::from_le_bytes(self.0[at..at + WORD_BYTES].try_into().expect("a word"))
     }
 }
 
@@ -167,20 +180,17 @@ mod tests {
     fn every_part_comes_back() {
         for value in [None, Some(&b""[..]), Some(b"v\0x")] {
             for deadline in [None, Some(Deadline { at: UnixNanos::new(5), seq: 9 })] {
-                let parts = ImageParts {
-                    path: b"/a/b",
-                    value,
-                    created: EtcdIndex::new(3),
-                    modified: EtcdIndex::new(u64::MAX),
-                    deadline,
-                };
-                let image = parts.build(&mut Vec::new());
-                assert_eq!(image.path(), b"/a/b");
-                assert_eq!(image.value(), value);
-                assert_eq!(image.is_dir(), value.is_none());
-                assert_eq!((image.created(), image.modified()), (parts.created, parts.modified));
-                assert_eq!(image.deadline(), deadline);
-                assert!(image.parts().build(&mut Vec::new()) == image);
+                for created in [EtcdIndex::new(3), EtcdIndex::new(u64::MAX)] {
+                    let parts =
+                        ImageParts { path: b"/a/b", value, created, modified: EtcdIndex::new(u64::MAX), deadline };
+                    let image = parts.build(&mut Vec::new());
+                    assert_eq!(image.path(), b"/a/b");
+                    assert_eq!(image.value(), value);
+                    assert_eq!(image.is_dir(), value.is_none());
+                    assert_eq!((image.created(), image.modified()), (parts.created, parts.modified));
+                    assert_eq!(image.deadline(), deadline);
+                    assert!(image.parts().build(&mut Vec::new()) == image);
+                }
             }
         }
     }

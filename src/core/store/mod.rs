@@ -50,8 +50,9 @@ use watch::Hub;
 
 /// etcd's number of events kept for watches.
 pub const HISTORY_EVENTS_DEFAULT: usize = 1000;
-/// Bound on the bytes those events may keep alive: sixteen thousand per event at the default count.
-pub const HISTORY_BYTES_DEFAULT: usize = 16 << 20;
+/// Bound on the bytes those events may keep alive. etcd has none; with values below 32 KiB (an event holds two) all of
+/// the default count are kept, as in etcd.
+pub const HISTORY_BYTES_DEFAULT: usize = 64 << 20;
 
 /// Settings of a [`Store`].
 #[derive(Clone, Debug)]
