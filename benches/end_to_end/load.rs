@@ -49,32 +49,32 @@ pub fn error_note(errors: &[f64]) -> String {
 }
 
 impl Load {
-    /// Measures `put` or `get`.
+    /// Measures `put` or `get`; for `get` the keys must be there.
     pub fn run(&self, server: &Server, command: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
-        self.measure(server, command, clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
+        self.measure(server, &[command, "--no-fill"], clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
     }
 
     /// Without a warm-up, so that every request is in the report.
     pub fn run_uncounted(&self, server: &Server, command: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
-        self.measure(server, command, clients, keys, self.seconds, 0.0)
+        self.measure(server, &[command, "--no-fill"], clients, keys, self.seconds, 0.0)
     }
 
     /// Writes each of `keys` keys once.
     pub fn fill(&self, server: &Server, keys: u64) -> Result<(), Error> {
-        self.measure(server, "get", FILL_CLIENTS, keys, 0.1, 0.0).map(drop)
+        self.measure(server, &["get"], FILL_CLIENTS, keys, 0.1, 0.0).map(drop)
     }
 
     fn measure(
         &self,
         server: &Server,
-        command: &str,
+        command: &[&str],
         clients: u64,
         keys: u64,
         seconds: f64,
         warmup: f64,
     ) -> Result<Sample, Error> {
         let report = self.call(server.pinned, &|ringbench| {
-            ringbench.arg(command).arg("--target").arg(format!("http://{}", server.address));
+            ringbench.args(command).arg("--target").arg(format!("http://{}", server.address));
             for (flag, value) in [("--clients", clients), ("--key-space", keys), ("--value-size", VALUE_SIZE)] {
                 ringbench.arg(flag).arg(value.to_string());
             }

@@ -211,6 +211,9 @@ impl Bench<'_> {
     /// Requests per second and CPU per request, for each number of connections and keys.
     fn throughput(&self, command: &str) -> Result<String, Error> {
         let both = self.start_both(command)?;
+        for server in [Some(&both.0), both.1.as_ref()].into_iter().flatten() {
+            self.load.fill(server, KEY_SPACES[KEY_SPACES.len() - 1])?;
+        }
         let cells: Vec<(u64, u64)> = KEY_SPACES.iter().flat_map(|k| CONNECTIONS.map(|c| (c, *k))).collect();
         let mut pairs: Vec<Pair> = cells.iter().map(|_| Pair::default()).collect();
         for round in 0..self.options.rounds {
@@ -264,6 +267,7 @@ impl Bench<'_> {
     fn constant(&self) -> Result<String, Error> {
         const CLIENTS: u64 = 64;
         let ringd = Server::start(&self.programs.ringd, &self.dir.join("constant-ringd"))?;
+        self.load.fill(&ringd, KEY_SPACES[KEY_SPACES.len() - 1])?;
         let plain = Server::start_constant(&self.programs, CONSTANT_SERVER)?;
         let (mut ringd_samples, mut plain_samples) = (Vec::new(), Vec::new());
         for _ in 0..self.options.rounds {

@@ -344,3 +344,70 @@ impl Engine<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+    use crate::template::{Kind, Template};
+
+    /// Answers every request on every connection with `answer`; hangs up after `per_connection` of them.
+    fn serve(answer: &'static [u8], per_connection: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || {
+                    let (mut stream, mut request) = (stream, [0; 4096]);
+                    for _ in 0..per_connection {
+                        // Requests of these tests fit one read.
+                        match stream.read(&mut request) {
+                            Ok(1..) if stream.write_all(answer).is_ok() => {}
+                            _ => return,
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn each_key_once(address: SocketAddr, keys: usize) -> Result<Measured, BenchError> {
+        let template = Template::new(Kind::Get, "h:1", "/p", keys, 1, 1);
+        run(&Plan { template, address, clients: 3, seed: 1, stop: Stop::EachKeyOnce, server_pid: None, label: "test" })
+    }
+
+    #[test]
+    fn every_key_is_asked_for_once() {
+        let address = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", usize::MAX);
+        let measured = each_key_once(address, 100).expect("answered");
+        assert_eq!((measured.completed, measured.errors.total(), measured.latency.len()), (100, 0, 100));
+    }
+
+    #[test]
+    fn refusals_are_counted_by_status() {
+        let address = serve(b"HTTP/1.1 404 X\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", usize::MAX);
+        let measured = each_key_once(address, 10).expect("answered");
+        assert_eq!((measured.completed, measured.errors.summary()), (0, "10 x 404".into()));
+    }
+
+    #[test]
+    fn connections_that_break_are_replaced() {
+        let address = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 5);
+        let measured = each_key_once(address, 50).expect("answered");
+        // A key whose request broke counts as done; nothing hangs and nothing is lost from the sum.
+        assert_eq!(measured.completed + measured.errors.total(), 50);
+        let polite = serve(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", 1);
+        let measured = each_key_once(polite, 20).expect("answered");
+        assert_eq!((measured.completed, measured.errors.total()), (20, 0));
+    }
+
+    #[test]
+    fn what_is_not_http_is_an_error() {
+        let address = serve(b"SSH-2.0-x\r\n\r\n", usize::MAX);
+        let measured = each_key_once(address, 7).expect("the run ends");
+        assert_eq!((measured.completed, measured.errors.connection), (0, 7));
+    }
+}
