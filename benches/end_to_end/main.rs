@@ -6,6 +6,8 @@
 //!
 //! `cargo bench --bench end_to_end` runs everything; `-- --help` shows the options.
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+
 mod constant;
 mod load;
 mod machine;

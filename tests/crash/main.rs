@@ -2,6 +2,8 @@
 //!
 //! `RINGD_CRASH_ROUNDS` sets how often the server is killed (100 by default).
 
+#![allow(clippy::disallowed_methods, reason = "a test of real processes measures real time")]
+
 mod damage;
 mod faults;
 mod input;
