@@ -13,9 +13,7 @@ use std::io::{self, IoSlice};
 
 use rustix::io::ReadWriteFlags;
 
-use crate::format::{
-    Identity, PAGE_BYTES, SEGMENT_FLAG_ZEROED, SegmentHeader, TEMPORARY_SUFFIX, align_page,
-};
+use crate::format::{Identity, PAGE_BYTES, SEGMENT_FLAG_ZEROED, SegmentHeader, TEMPORARY_SUFFIX, align_page};
 use crate::frame::{FrameBuffer, Place};
 use crate::fs::{FsFile, FsMedium};
 use crate::ids::{ClusterId, MemberId, RaftIndex, SegmentSeq, Term, WalIndex};
