@@ -44,7 +44,9 @@ fn writer(index: u64, items: &BTreeMap<Vec<u8>, Vec<u8>>, chunks: usize) -> Snap
     writer
 }
 
-fn read(disk: &MemoryMedium, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SnapshotError> {
+type Item = (Vec<u8>, Vec<u8>);
+
+fn read(disk: &MemoryMedium, name: &str) -> Result<Vec<Item>, SnapshotError> {
     let mut items = Vec::new();
     SnapshotReader::open(disk, name)?.for_each(|key, value| {
         items.push((key.to_vec(), value.to_vec()));
