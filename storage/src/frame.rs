@@ -3,7 +3,9 @@
 //! Invariants: the buffer always holds header space first, then records, then (once sealed) zero padding; after a
 //! frame is taken or cleared the buffer's memory stays, so a steady state allocates nothing.
 
-use crate::format::{FRAME_HEADER_BYTES, FrameHeader, SnapshotMarker, align_frame, frame_crc, frame_header, put_u32};
+use crate::format::{
+    FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, SnapshotMarker, align_frame, frame_crc, frame_header, put_u32,
+};
 use crate::ids::{RaftIndex, Term, WalIndex};
 use crate::record::{self, EntryRef, HardState, RECORD_HEADER_BYTES};
 
@@ -28,22 +30,31 @@ pub(crate) struct Place {
 
 /// Memory the buffer may keep for the next frame; a rare huge batch must not stay resident.
 const KEPT_BYTES: usize = 256 << 10;
+/// Memory it begins with: a few ordinary batches.
+const INITIAL_BYTES: usize = 16 << 10;
 
 impl FrameBuffer {
     pub(crate) fn new() -> Self {
-        let mut buffer = Self { bytes: Vec::with_capacity(4096), records: 0 };
+        let mut buffer = Self { bytes: Vec::with_capacity(INITIAL_BYTES), records: 0 };
         buffer.clear();
         buffer
     }
 
     /// Forgets the records.
+    #[inline]
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.shrink_to(KEPT_BYTES);
-        self.bytes.resize(FRAME_HEADER_BYTES as usize, 0);
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::with_capacity(INITIAL_BYTES);
+        }
+        // The header's place holds an old header or zeros; sealing writes all of it.
+        self.bytes.truncate(FRAME_HEADER_BYTES as usize);
+        if self.bytes.len() < FRAME_HEADER_BYTES as usize {
+            self.bytes.resize(FRAME_HEADER_BYTES as usize, 0);
+        }
         self.records = 0;
     }
 
+    #[inline]
     pub(crate) fn push_entry(&mut self, entry: &EntryRef<'_>) {
         record::encode_entry(&mut self.bytes, entry);
         self.records += 1;
@@ -69,10 +80,11 @@ impl FrameBuffer {
     }
 
     /// Writes padding, header and checksum. Answers the checksum, which the next frame repeats.
+    #[inline]
     pub(crate) fn seal(&mut self, place: Place) -> u32 {
         let length = self.bytes.len() - FRAME_HEADER_BYTES as usize;
-        let total = self.total_bytes() as usize;
-        self.bytes.resize(total, 0);
+        let padding = self.total_bytes() as usize - self.bytes.len();
+        self.bytes.extend_from_slice(&[0; FRAME_ALIGN_BYTES as usize][..padding]);
         let header = FrameHeader {
             crc: 0,
             length: u32::try_from(length).expect("append checked the frame against the segment size"),

@@ -157,6 +157,7 @@ pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &EntryRef<'_>) {
     fixed[8..16].copy_from_slice(&entry.term.get().to_le_bytes());
     fixed[16..24].copy_from_slice(&entry.index.get().to_le_bytes());
     fixed[24..28].copy_from_slice(&(entry.context.len() as u32).to_le_bytes());
+    out.reserve(fixed.len() + entry.context.len() + entry.data.len());
     out.extend_from_slice(&fixed);
     out.extend_from_slice(entry.context);
     out.extend_from_slice(entry.data);

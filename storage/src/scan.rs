@@ -7,6 +7,7 @@
 //! 2. Memory is bounded by one window, or by one frame when that is larger.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use crate::format::{
     FRAME_ALIGN_BYTES, FRAME_HEADER_BYTES, FrameHeader, HeaderError, PAGE_BYTES, SegmentHeader, align_page, frame_crc,
@@ -193,11 +194,36 @@ impl<F: StoredFile> SegmentReader<F> {
         Ok(header.is_some_and(|found| found.wal_index == expect || (found.prev_crc == prev_crc && prev_crc != 0)))
     }
 
-    /// Looks for valid frames at every 8 bytes from `from` on.
+    /// Looks at the rest of the segment, at every 8 bytes from `from` on.
     ///
     /// # Errors
     /// The device's.
     pub fn rest(&mut self, from: u64) -> io::Result<Rest> {
+        let mut voucher: Option<(u64, FrameHeader)> = None;
+        let mut rest = self.scan(from, &mut |at, frame| {
+            if voucher.is_none_or(|(_, best)| frame.durable > best.durable) {
+                voucher = Some((at, *frame));
+            }
+            ControlFlow::Continue(())
+        })?;
+        rest.voucher = voucher;
+        Ok(rest)
+    }
+
+    /// The first valid frame at or after `from`: where reading can go on past damage.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn find(&mut self, from: u64) -> io::Result<Option<(u64, FrameHeader)>> {
+        let mut found = None;
+        self.scan(from, &mut |at, frame| {
+            found = Some((at, *frame));
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
+    fn scan(&mut self, from: u64, visit: &mut dyn FnMut(u64, &FrameHeader) -> ControlFlow<()>) -> io::Result<Rest> {
         const WORD: u64 = FRAME_ALIGN_BYTES;
         let epoch_at = frame_header::EPOCH.offset as u64;
         let epoch = self.header.epoch;
@@ -222,9 +248,9 @@ impl<F: StoredFile> SegmentReader<F> {
             for candidate in candidates.drain(..) {
                 rest.this_epoch = true;
                 if let Probe::Frame(frame) = self.probe(candidate)?
-                    && rest.voucher.is_none_or(|(_, best)| frame.durable > best.durable)
+                    && visit(candidate, &frame).is_break()
                 {
-                    rest.voucher = Some((candidate, frame));
+                    return Ok(rest);
                 }
             }
         }
