@@ -3,6 +3,7 @@
 //! Owns: the test functions, and which cases run where. Touches: server processes of its own on loopback.
 //! Always: a server runs one case at a time (cases compare index numbers), several servers share the work, and a case
 //! is either run or named in `waiting.txt`. `README.md` in this folder says how to run one case.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of real processes measures real time")]
 
 mod cases;
 mod context;
