@@ -247,6 +247,32 @@ pub(crate) struct LogState {
     pub snapshot: Option<SnapshotMarker>,
 }
 
+/// What a frame under construction will change in the [`LogState`]. Only differences: copying the whole state at every
+/// append reads fields that the append before has just stored, which costs more than the checksum.
+#[derive(Debug, Default)]
+struct Draft {
+    first_entry: Option<RaftIndex>,
+    last: Option<RaftIndex>,
+    max: RaftIndex,
+    term: Term,
+    hard_state: Option<HardState>,
+    snapshot: Option<SnapshotMarker>,
+}
+
+impl LogState {
+    fn apply(&mut self, draft: &Draft) {
+        self.last = draft.last.unwrap_or(self.last);
+        self.max = self.max.max(draft.max);
+        self.term = self.term.max(draft.term);
+        if let Some(state) = draft.hard_state {
+            self.hard_state = state;
+        }
+        if draft.snapshot.is_some() {
+            self.snapshot = draft.snapshot;
+        }
+    }
+}
+
 /// An open WAL.
 pub struct Wal<M: Medium> {
     medium: M,
@@ -347,10 +373,10 @@ impl<M: Medium> Wal<M> {
     /// Begins a frame: push records, then [`FrameBuilder::finish`]. Dropping the builder appends nothing.
     pub fn begin(&mut self) -> FrameBuilder<'_, M> {
         self.buffer.clear();
-        FrameBuilder { log: self.log, first_entry: None, wal: self }
+        FrameBuilder { wal: self, draft: Draft::default() }
     }
 
-    fn append(&mut self, log: LogState, first_entry: Option<RaftIndex>) -> Result<Appended, AppendError> {
+    fn append(&mut self, draft: &Draft) -> Result<Appended, AppendError> {
         if let Some(reason) = &self.poisoned {
             return Err(AppendError::Poisoned(reason.clone()));
         }
@@ -375,8 +401,8 @@ impl<M: Medium> Wal<M> {
             epoch: self.tail.header.epoch,
             offset,
             wal_index: index,
-            first_raft_index: first_entry.unwrap_or(log.last.next()),
-            term: log.term,
+            first_raft_index: draft.first_entry.unwrap_or_else(|| draft.last.unwrap_or(self.log.last).next()),
+            term: self.log.term.max(draft.term),
             durable: self.durable,
             prev_crc: self.tail.last_crc,
         };
@@ -391,8 +417,8 @@ impl<M: Medium> Wal<M> {
         }
         self.fresh_page = false;
         self.tail.last_crc = crc;
-        self.tail.max_raft_index = log.max;
-        self.log = log;
+        self.log.apply(draft);
+        self.tail.max_raft_index = self.log.max;
         self.appended = index;
         Ok(Appended { index, bytes, staged, rolled })
     }
@@ -579,29 +605,32 @@ impl<M: Medium> Wal<M> {
 /// A frame under construction.
 pub struct FrameBuilder<'a, M: Medium> {
     wal: &'a mut Wal<M>,
-    log: LogState,
-    first_entry: Option<RaftIndex>,
+    draft: Draft,
 }
 
 impl<M: Medium> FrameBuilder<'_, M> {
+    fn last(&self) -> RaftIndex {
+        self.draft.last.unwrap_or(self.wal.log.last)
+    }
+
     /// Adds a log entry. One at or before the last entry replaces everything from there on, as in raft.
     ///
     /// # Panics
     /// When it leaves a gap after the last entry.
     pub fn push_entry(&mut self, entry: &EntryRef<'_>) {
-        assert!(entry.index > RaftIndex::ZERO && entry.index <= self.log.last.next(), "a gap in the raft log");
+        assert!(entry.index > RaftIndex::ZERO && entry.index <= self.last().next(), "a gap in the raft log");
         self.wal.buffer.push_entry(entry);
-        self.first_entry.get_or_insert(entry.index);
-        self.log.last = entry.index;
-        self.log.max = self.log.max.max(entry.index);
-        self.log.term = self.log.term.max(entry.term);
+        self.draft.first_entry.get_or_insert(entry.index);
+        self.draft.last = Some(entry.index);
+        self.draft.max = self.draft.max.max(entry.index);
+        self.draft.term = self.draft.term.max(entry.term);
     }
 
     /// Adds the hard state as it is now.
     pub fn push_hard_state(&mut self, state: &HardState) {
         self.wal.buffer.push_hard_state(state);
-        self.log.hard_state = *state;
-        self.log.term = self.log.term.max(state.term);
+        self.draft.hard_state = Some(*state);
+        self.draft.term = self.draft.term.max(state.term);
     }
 
     /// Records that a snapshot this node took is published. Only a snapshot with a marker is used by recovery.
@@ -609,19 +638,19 @@ impl<M: Medium> FrameBuilder<'_, M> {
     /// # Panics
     /// When it contains entries the log has not seen.
     pub fn push_snapshot_taken(&mut self, marker: SnapshotMarker) {
-        assert!(marker.index > RaftIndex::ZERO && marker.index <= self.log.last, "a snapshot ahead of the log");
+        assert!(marker.index > RaftIndex::ZERO && marker.index <= self.last(), "a snapshot ahead of the log");
         self.wal.buffer.push_snapshot_marker(&marker, false);
-        self.log.snapshot = Some(marker);
+        self.draft.snapshot = Some(marker);
     }
 
     /// Records that a snapshot from the leader is published and replaces the log, which now begins after it.
     pub fn push_snapshot_received(&mut self, marker: SnapshotMarker) {
         assert!(marker.index > RaftIndex::ZERO, "a snapshot of nothing");
         self.wal.buffer.push_snapshot_marker(&marker, true);
-        self.log.snapshot = Some(marker);
-        self.log.last = marker.index;
-        self.log.max = self.log.max.max(marker.index);
-        self.log.term = self.log.term.max(marker.term);
+        self.draft.snapshot = Some(marker);
+        self.draft.last = Some(marker.index);
+        self.draft.max = self.draft.max.max(marker.index);
+        self.draft.term = self.draft.term.max(marker.term);
     }
 
     /// Bytes the frame would take now; a batch stays under [`Wal::frame_limit_bytes`].
@@ -644,6 +673,6 @@ impl<M: Medium> FrameBuilder<'_, M> {
     /// # Panics
     /// When no record was pushed.
     pub fn finish(self) -> Result<Appended, AppendError> {
-        self.wal.append(self.log, self.first_entry)
+        self.wal.append(&self.draft)
     }
 }
