@@ -130,7 +130,7 @@ impl<M: Medium> Subject<M> {
         let mut frame = self.wal.begin();
         let (term, kind) = (Term::new(1), EntryKind::Normal);
         frame.push_entry(&EntryRef { term, index, kind, data: black_box(&self.data), context: &[] });
-        black_box(frame.finish().unwrap());
+        black_box(frame.finish().unwrap().index);
     }
 
     fn timed(&mut self, iterations: u64) -> Duration {

@@ -161,7 +161,9 @@ impl StoredFile for FsFile {
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(&*self.0, FallocateFlags::empty(), 0, bytes)?)
+        // A signal may interrupt a large allocation.
+        let allocate = || rustix::fs::fallocate(&*self.0, FallocateFlags::empty(), 0, bytes);
+        Ok(rustix::io::retry_on_intr(allocate)?)
     }
 
     fn truncate(&self) -> io::Result<()> {

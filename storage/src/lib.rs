@@ -21,6 +21,7 @@ mod segment;
 pub mod snapshot;
 mod snapshot_reader;
 mod snapshot_writer;
+mod sync;
 pub mod verdict;
 pub mod wal;
 pub mod walk;

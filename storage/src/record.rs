@@ -144,22 +144,23 @@ pub enum RecordError {
 }
 
 fn header(kind: u8, entry_kind: u8, body: usize) -> [u8; RECORD_HEADER_BYTES] {
-    let body = u32::try_from(body).expect("a record fits its frame, and a frame's length is a u32").to_le_bytes();
-    [kind, entry_kind, 0, 0, body[0], body[1], body[2], body[3]]
+    let body = u32::try_from(body).expect("a record fits its frame, and a frame's length is a u32");
+    (u64::from(body) << 32 | u64::from(entry_kind) << 8 | u64::from(kind)).to_le_bytes()
 }
 
 /// Appends an entry record.
+#[inline]
 pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &EntryRef<'_>) {
-    // One fixed array, then two copies: the entry path is the hot path.
-    let mut fixed = [0u8; RECORD_HEADER_BYTES + ENTRY_FIXED_BYTES];
+    // Field by field into the buffer: collecting them in an array first costs a failed store forwarding per append.
     let body = ENTRY_FIXED_BYTES + entry.context.len() + entry.data.len();
-    fixed[..8].copy_from_slice(&header(TYPE_ENTRY, entry.kind as u8, body));
-    fixed[8..16].copy_from_slice(&entry.term.get().to_le_bytes());
-    fixed[16..24].copy_from_slice(&entry.index.get().to_le_bytes());
-    fixed[24..28].copy_from_slice(&(entry.context.len() as u32).to_le_bytes());
-    out.reserve(fixed.len() + entry.context.len() + entry.data.len());
-    out.extend_from_slice(&fixed);
-    out.extend_from_slice(entry.context);
+    out.reserve(RECORD_HEADER_BYTES + body);
+    out.extend_from_slice(&header(TYPE_ENTRY, entry.kind as u8, body));
+    out.extend_from_slice(&entry.term.get().to_le_bytes());
+    out.extend_from_slice(&entry.index.get().to_le_bytes());
+    out.extend_from_slice(&(entry.context.len() as u32).to_le_bytes());
+    if !entry.context.is_empty() {
+        out.extend_from_slice(entry.context);
+    }
     out.extend_from_slice(entry.data);
 }
 

@@ -12,10 +12,9 @@
 //! 5. A segment is retired only when its successor is published, and only from the front.
 //! 6. A steady state allocates nothing.
 //!
-//! Not here: making spares (`prepare`), reading (`scan`, `recover`).
+//! Not here: performing syncs (`sync` describes them), making spares (`prepare`), reading (`scan`, `recover`).
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 
 use crate::format::{
@@ -24,10 +23,11 @@ use crate::format::{
 };
 use crate::frame::{FrameBuffer, Place};
 use crate::ids::{RaftIndex, SegmentSeq, Term, WalIndex};
-use crate::medium::{Medium, StoredFile};
+use crate::medium::Medium;
 use crate::prepare::{PrepareError, Retired, Spare, prepare_spare};
 use crate::record::{EntryRef, HardState};
 use crate::segment::{Sealed, Tail};
+pub use crate::sync::{SyncError, SyncStep, SyncTicket};
 
 /// Frames of at least this size are written by the ring instead of being copied on the loop: at 0.75 µs per KiB a
 /// larger copy would hold the loop longer than handing it over.
@@ -103,126 +103,6 @@ pub struct Appended {
     pub rolled: bool,
 }
 
-/// One thing to do for a sync. Steps are done in order, each after the one before has succeeded.
-#[derive(Debug)]
-pub enum SyncStep<M: Medium> {
-    /// Write a staged batch; all of it.
-    Write {
-        /// Where to.
-        file: M::File,
-        /// The file's path, for messages.
-        path: Arc<str>,
-        /// Offset in it.
-        offset: u64,
-        /// The frame.
-        bytes: Vec<u8>,
-    },
-    /// `fdatasync`.
-    SyncData {
-        /// Of which file.
-        file: M::File,
-        /// The file's path, for messages.
-        path: Arc<str>,
-    },
-    /// Give a synced segment its name: rename, then fsync of the directory. Blocks; rare (once per segment).
-    Publish {
-        /// The directory.
-        medium: M,
-        /// The spare's name.
-        from: String,
-        /// The segment's name.
-        to: String,
-    },
-}
-
-/// A step of a sync failed. The node stops: see invariant 4 of this module.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot {what} {file}: {source}; the WAL on disk is intact up to the last acknowledged write: check the disk, then start again"
-)]
-pub struct SyncError {
-    /// The step.
-    pub what: &'static str,
-    /// The file.
-    pub file: String,
-    /// The reason.
-    #[source]
-    pub source: io::Error,
-}
-
-impl<M: Medium> SyncStep<M> {
-    /// Performs the step, blocking.
-    ///
-    /// # Errors
-    /// [`SyncError`] naming the file. Never retry a step.
-    pub fn run(&self) -> Result<(), SyncError> {
-        self.attempt().map_err(|source| self.failed(source))
-    }
-
-    fn attempt(&self) -> io::Result<()> {
-        match self {
-            Self::Write { file, offset, bytes, .. } => file.write_at(bytes, *offset),
-            Self::SyncData { file, .. } => file.sync_data(),
-            Self::Publish { medium, from, to } => {
-                medium.rename(from, to)?;
-                medium.sync_dir()
-            }
-        }
-    }
-
-    /// The error for a step that was performed elsewhere (on the ring) and failed with `source`.
-    #[must_use]
-    pub fn failed(&self, source: io::Error) -> SyncError {
-        let (what, file) = match self {
-            Self::Write { path, .. } => ("write", path.to_string()),
-            Self::SyncData { path, .. } => ("sync", path.to_string()),
-            Self::Publish { medium, to, .. } => ("publish", medium.path_of(to)),
-        };
-        SyncError { what, file, source }
-    }
-}
-
-/// A sync that is under way. Bring it back with [`Wal::finish_sync`], or report [`Wal::poison`].
-#[derive(Debug)]
-#[must_use = "a ticket that is dropped blocks every later sync"]
-pub struct SyncTicket<M: Medium> {
-    upto: WalIndex,
-    tail: SegmentSeq,
-    tail_offset: u64,
-    steps: Vec<SyncStep<M>>,
-}
-
-impl<M: Medium> SyncTicket<M> {
-    /// The last frame this sync makes durable.
-    #[must_use]
-    pub fn upto(&self) -> WalIndex {
-        self.upto
-    }
-
-    /// What to do, in order.
-    #[must_use]
-    pub fn steps(&self) -> &[SyncStep<M>] {
-        &self.steps
-    }
-
-    /// The file, when all there is to do is one `fdatasync`: nearly always.
-    #[must_use]
-    pub fn only_sync(&self) -> Option<&M::File> {
-        match self.steps.as_slice() {
-            [SyncStep::SyncData { file, .. }] => Some(file),
-            _ => None,
-        }
-    }
-
-    /// Performs all steps, blocking.
-    ///
-    /// # Errors
-    /// The first step's error; later steps are not tried.
-    pub fn run(&self) -> Result<(), SyncError> {
-        self.steps.iter().try_for_each(SyncStep::run)
-    }
-}
-
 /// A new WAL could not be begun.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
@@ -245,6 +125,32 @@ pub(crate) struct LogState {
     pub term: Term,
     pub hard_state: HardState,
     pub snapshot: Option<SnapshotMarker>,
+}
+
+/// What a frame under construction will change in the [`LogState`]. Only differences: copying the whole state at every
+/// append reads fields that the append before has just stored, which costs more than the checksum.
+#[derive(Debug, Default)]
+struct Draft {
+    first_entry: Option<RaftIndex>,
+    last: Option<RaftIndex>,
+    max: RaftIndex,
+    term: Term,
+    hard_state: Option<HardState>,
+    snapshot: Option<SnapshotMarker>,
+}
+
+impl LogState {
+    fn apply(&mut self, draft: &Draft) {
+        self.last = draft.last.unwrap_or(self.last);
+        self.max = self.max.max(draft.max);
+        self.term = self.term.max(draft.term);
+        if let Some(state) = draft.hard_state {
+            self.hard_state = state;
+        }
+        if draft.snapshot.is_some() {
+            self.snapshot = draft.snapshot;
+        }
+    }
 }
 
 /// An open WAL.
@@ -347,10 +253,10 @@ impl<M: Medium> Wal<M> {
     /// Begins a frame: push records, then [`FrameBuilder::finish`]. Dropping the builder appends nothing.
     pub fn begin(&mut self) -> FrameBuilder<'_, M> {
         self.buffer.clear();
-        FrameBuilder { log: self.log, first_entry: None, wal: self }
+        FrameBuilder { wal: self, draft: Draft::default() }
     }
 
-    fn append(&mut self, log: LogState, first_entry: Option<RaftIndex>) -> Result<Appended, AppendError> {
+    fn append(&mut self, draft: &Draft) -> Result<Appended, AppendError> {
         if let Some(reason) = &self.poisoned {
             return Err(AppendError::Poisoned(reason.clone()));
         }
@@ -375,8 +281,8 @@ impl<M: Medium> Wal<M> {
             epoch: self.tail.header.epoch,
             offset,
             wal_index: index,
-            first_raft_index: first_entry.unwrap_or(log.last.next()),
-            term: log.term,
+            first_raft_index: draft.first_entry.unwrap_or_else(|| draft.last.unwrap_or(self.log.last).next()),
+            term: self.log.term.max(draft.term),
             durable: self.durable,
             prev_crc: self.tail.last_crc,
         };
@@ -391,8 +297,8 @@ impl<M: Medium> Wal<M> {
         }
         self.fresh_page = false;
         self.tail.last_crc = crc;
-        self.tail.max_raft_index = log.max;
-        self.log = log;
+        self.log.apply(draft);
+        self.tail.max_raft_index = self.log.max;
         self.appended = index;
         Ok(Appended { index, bytes, staged, rolled })
     }
@@ -579,29 +485,32 @@ impl<M: Medium> Wal<M> {
 /// A frame under construction.
 pub struct FrameBuilder<'a, M: Medium> {
     wal: &'a mut Wal<M>,
-    log: LogState,
-    first_entry: Option<RaftIndex>,
+    draft: Draft,
 }
 
 impl<M: Medium> FrameBuilder<'_, M> {
+    fn last(&self) -> RaftIndex {
+        self.draft.last.unwrap_or(self.wal.log.last)
+    }
+
     /// Adds a log entry. One at or before the last entry replaces everything from there on, as in raft.
     ///
     /// # Panics
     /// When it leaves a gap after the last entry.
     pub fn push_entry(&mut self, entry: &EntryRef<'_>) {
-        assert!(entry.index > RaftIndex::ZERO && entry.index <= self.log.last.next(), "a gap in the raft log");
+        assert!(entry.index > RaftIndex::ZERO && entry.index <= self.last().next(), "a gap in the raft log");
         self.wal.buffer.push_entry(entry);
-        self.first_entry.get_or_insert(entry.index);
-        self.log.last = entry.index;
-        self.log.max = self.log.max.max(entry.index);
-        self.log.term = self.log.term.max(entry.term);
+        self.draft.first_entry.get_or_insert(entry.index);
+        self.draft.last = Some(entry.index);
+        self.draft.max = self.draft.max.max(entry.index);
+        self.draft.term = self.draft.term.max(entry.term);
     }
 
     /// Adds the hard state as it is now.
     pub fn push_hard_state(&mut self, state: &HardState) {
         self.wal.buffer.push_hard_state(state);
-        self.log.hard_state = *state;
-        self.log.term = self.log.term.max(state.term);
+        self.draft.hard_state = Some(*state);
+        self.draft.term = self.draft.term.max(state.term);
     }
 
     /// Records that a snapshot this node took is published. Only a snapshot with a marker is used by recovery.
@@ -609,19 +518,19 @@ impl<M: Medium> FrameBuilder<'_, M> {
     /// # Panics
     /// When it contains entries the log has not seen.
     pub fn push_snapshot_taken(&mut self, marker: SnapshotMarker) {
-        assert!(marker.index > RaftIndex::ZERO && marker.index <= self.log.last, "a snapshot ahead of the log");
+        assert!(marker.index > RaftIndex::ZERO && marker.index <= self.last(), "a snapshot ahead of the log");
         self.wal.buffer.push_snapshot_marker(&marker, false);
-        self.log.snapshot = Some(marker);
+        self.draft.snapshot = Some(marker);
     }
 
     /// Records that a snapshot from the leader is published and replaces the log, which now begins after it.
     pub fn push_snapshot_received(&mut self, marker: SnapshotMarker) {
         assert!(marker.index > RaftIndex::ZERO, "a snapshot of nothing");
         self.wal.buffer.push_snapshot_marker(&marker, true);
-        self.log.snapshot = Some(marker);
-        self.log.last = marker.index;
-        self.log.max = self.log.max.max(marker.index);
-        self.log.term = self.log.term.max(marker.term);
+        self.draft.snapshot = Some(marker);
+        self.draft.last = Some(marker.index);
+        self.draft.max = self.draft.max.max(marker.index);
+        self.draft.term = self.draft.term.max(marker.term);
     }
 
     /// Bytes the frame would take now; a batch stays under [`Wal::frame_limit_bytes`].
@@ -644,6 +553,6 @@ impl<M: Medium> FrameBuilder<'_, M> {
     /// # Panics
     /// When no record was pushed.
     pub fn finish(self) -> Result<Appended, AppendError> {
-        self.wal.append(self.log, self.first_entry)
+        self.wal.append(&self.draft)
     }
 }
