@@ -453,6 +453,18 @@ impl Node {
         self.replica.is_leader()
     }
 
+    /// Whether a leader is known.
+    #[must_use]
+    pub fn has_leader(&self) -> bool {
+        self.replica.leader() != MemberId::default()
+    }
+
+    /// Whether this node has no vote.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.replica.configuration().1.contains(&self.config.id)
+    }
+
     /// What this node was built with.
     #[must_use]
     pub fn config(&self) -> &NodeConfig {

@@ -20,11 +20,13 @@ use std::task::{Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::clock;
 use super::driver::Hub;
 use super::notify::Notify;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use crate::core::event::{ClientToken, Outcome};
 use crate::core::store::{Event, WatchStart, WatcherId};
+use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
 use crate::wire::http_reply::{CONTINUE, Stream};
 
@@ -272,6 +274,13 @@ struct Input {
 
 /// Takes requests from the input until it runs out or something must be awaited.
 fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut Input) -> Step {
+    let begun = clock::monotonic();
+    let step = take_requests(hub, conn, reader, input);
+    hub.metrics.step(metrics::Step::Request, begun.elapsed());
+    step
+}
+
+fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut Input) -> Step {
     loop {
         if conn.writes_pending() >= WRITES_PENDING_MAX {
             return Step::AwaitWrites;

@@ -9,6 +9,8 @@ pub mod driver;
 pub mod executor;
 pub mod listener;
 pub mod notify;
+pub mod observe;
+pub mod process;
 pub mod raw;
 pub mod respond;
 pub mod signals;

@@ -13,6 +13,7 @@ use super::clock::{self, DateHeader};
 use super::connection::Conn;
 use super::disk::Admission;
 use super::driver::Hub;
+use super::observe;
 use crate::api::error::{ApiError, ErrorCode, render_error};
 use crate::api::keys::{self, KeysRequest};
 use crate::api::method::Method;
@@ -22,6 +23,7 @@ use crate::api::{admin, members};
 use crate::core::event::{Outcome, ProposalFailure};
 use crate::core::node::Node;
 use crate::core::store::{Event, StoreError, WatchRequest};
+use crate::metrics;
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{
     HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream, cors_block,
@@ -338,6 +340,10 @@ impl Responder {
                 let status = if healthy { 200 } else { 503 };
                 let head = ReplyHead { content_type: TEXT, ..self.head(status, reply, &date) };
                 append_reply_bytes(out, &head, admin::health(healthy));
+            }
+            Route::Metrics => {
+                let head = ReplyHead { content_type: metrics::CONTENT_TYPE, ..self.head(200, reply, &date) };
+                append_reply(out, &head, |out| metrics::render(out, &hub.metrics, &observe::scrape(hub)));
             }
             Route::Redirect(location) => {
                 let mut head = ReplyHead { location: Some(location), ..self.head(301, reply, &date) };
