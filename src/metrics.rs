@@ -93,8 +93,6 @@ pub struct Metrics {
     pub turned_away: Cell<u64>,
     /// Bytes from clients.
     pub received_bytes: Cell<u64>,
-    /// Bytes to clients.
-    pub sent_bytes: Cell<u64>,
     /// A leader was elected, as far as this node saw.
     pub leader_changes: Cell<u64>,
     /// Turns that took longer than etcd's limit for an apply.
@@ -136,7 +134,6 @@ impl Default for Metrics {
             accepted: Cell::default(),
             turned_away: Cell::default(),
             received_bytes: Cell::default(),
-            sent_bytes: Cell::default(),
             leader_changes: Cell::default(),
             slow_applies: Cell::default(),
             proposals_failed: Cell::default(),

@@ -58,6 +58,8 @@ pub struct Scrape {
     pub store: StoreCounts,
     /// Open connections.
     pub connections: u64,
+    /// Bytes sent to clients.
+    pub sent_bytes: u64,
     /// Syncs of the WAL.
     pub syncs: u64,
     /// Bytes appended to the WAL since the start.
@@ -174,7 +176,7 @@ const TABLE: &[Row] = &[
     (
         "etcd_network_client_grpc_sent_bytes_total",
         "Bytes sent to clients (over HTTP; there is no gRPC yet).",
-        Count(|m, _| get(&m.sent_bytes)),
+        Count(|_, s| float(s.sent_bytes)),
     ),
     ("etcd_server_has_leader", "1 if a leader is known, else 0.", Level(|_, s| flag(s.has_leader))),
     ("etcd_server_health_failures", "Times that /health said false.", Count(|m, _| get(&m.health_failures))),

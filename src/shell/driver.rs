@@ -22,6 +22,7 @@ use super::connection::Conn;
 use super::disk::Disk;
 use super::notify::Notify;
 use super::respond::{Responder, raft_position};
+use crate::config::{Cors, LogLevel};
 use crate::core::event::{Answer, ClientToken, Effects, Input, Notice, Outcome};
 use crate::core::node::Node;
 use crate::core::store::Fired;
@@ -41,6 +42,8 @@ pub struct Connections {
     free: Vec<u32>,
     next_generation: u32,
     open: usize,
+    /// Bytes that all of them have sent.
+    pub sent_bytes: Rc<Cell<u64>>,
 }
 
 impl Connections {
@@ -51,7 +54,7 @@ impl Connections {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
         });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, peer));
+        let conn = Rc::new(Conn::new(slot, self.next_generation, peer, Rc::clone(&self.sent_bytes)));
         self.slots[slot as usize] = Some(Rc::clone(&conn));
         self.open += 1;
         conn
@@ -95,6 +98,12 @@ struct Owed {
     reads: Vec<(ClientToken, bool)>,
 }
 
+/// What the program around the node does for it.
+pub struct Services {
+    /// Changes the log level at run time.
+    pub set_log_level: Box<dyn Fn(LogLevel)>,
+}
+
 /// Everything of one node on its thread.
 pub struct Hub {
     /// The core.
@@ -108,9 +117,15 @@ pub struct Hub {
     /// What one request may cost.
     pub limits: Limits,
     /// What is counted.
-    pub metrics: Metrics,
+    pub metrics: Rc<Metrics>,
+    /// What the program lends.
+    pub services: Services,
     /// When this hub was made, on both clocks.
     pub begun: (Instant, UnixNanos),
+    /// Since when the present leader leads, as far as this node saw.
+    pub leads_since: Cell<UnixNanos>,
+    /// When the requests taken now were at hand.
+    pub taking_since: Cell<Instant>,
     /// When the running [`Hub::settle`] began: the end of the requests it answers.
     pub settling_since: Cell<Instant>,
     /// Where bytes arrive.
@@ -133,8 +148,9 @@ pub struct Hub {
 impl Hub {
     /// A hub around a recovered node.
     #[must_use]
-    pub fn new(node: Node, disk: Disk, limits: Limits) -> Rc<Self> {
-        let responder = Responder::new(node.config().cluster);
+    pub fn new(node: Node, disk: Disk, limits: Limits, cors: &Cors, services: Services) -> Rc<Self> {
+        let metrics = Rc::new(Metrics::default());
+        let responder = Responder::new(node.config().cluster, cors, Rc::clone(&metrics));
         let begun = (clock::monotonic(), clock::now());
         Rc::new(Self {
             raft_position: Cell::new(raft_position(&node)),
@@ -143,8 +159,11 @@ impl Hub {
             connections: RefCell::default(),
             responder,
             limits,
-            metrics: Metrics::default(),
+            metrics,
+            services,
             begun,
+            leads_since: Cell::new(begun.1),
+            taking_since: Cell::new(begun.0),
             settling_since: Cell::new(begun.0),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             published: Notify::default(),
@@ -250,6 +269,7 @@ impl Hub {
             Notice::BecameLeader { term } => tracing::info!(%term, "became leader"),
             Notice::LeaderChanged { leader, term } => {
                 if *leader != MemberId::default() {
+                    self.leads_since.set(clock::now());
                     metrics::add(&self.metrics.leader_changes, 1);
                 }
                 tracing::info!(%leader, %term, "leader changed");
@@ -291,7 +311,7 @@ impl Hub {
         for (token, confirmed) in reads {
             metrics::add(&self.metrics.reads_failed, u64::from(!confirmed));
             if let Some(conn) = connections.get(token.slot, token.generation) {
-                conn.linear_read_done(confirmed);
+                conn.linear_read_done(token.seq, confirmed);
             }
         }
         for Fired { token, watcher, event, last } in fired {

@@ -2,8 +2,10 @@
 //!
 //! Everything here runs on one thread, so state is shared by `Rc<RefCell<_>>` and no borrow is held across an await.
 
+mod admin;
 pub mod clock;
 pub mod connection;
+pub mod cors;
 pub mod disk;
 pub mod driver;
 pub mod executor;

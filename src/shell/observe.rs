@@ -35,6 +35,7 @@ pub fn scrape(hub: &Hub) -> Scrape {
         watchers: store.watcher_count() as u64,
         store: counts(store.stats()),
         connections: hub.connections.borrow().len() as u64,
+        sent_bytes: hub.connections.borrow().sent_bytes.get(),
         syncs: hub.disk.syncs.get(),
         wal_bytes: hub.disk.appended_bytes.get(),
         disk_full: hub.disk.is_full(),
