@@ -35,18 +35,17 @@ pub fn render(out: &mut Vec<u8>, process: &Process, raft: &RaftStatus) {
     out.extend_from_slice(b"],\n\"file_descriptor_limit\": ");
     json::push_u64(out, process.max_fds);
     out.extend_from_slice(b",\n\"memstats\": {");
-    for (name, bytes) in [
+    let memory = [
         ("Alloc", process.resident_bytes),
-        (",Sys", process.virtual_bytes),
-        (",HeapAlloc", process.resident_bytes),
-        (",HeapSys", process.virtual_bytes),
-    ] {
-        if let Some(rest) = name.strip_prefix(',') {
+        ("Sys", process.virtual_bytes),
+        ("HeapAlloc", process.resident_bytes),
+        ("HeapSys", process.virtual_bytes),
+    ];
+    for (place, (name, bytes)) in memory.into_iter().enumerate() {
+        if place > 0 {
             out.push(b',');
-            json::push_string(out, rest.as_bytes());
-        } else {
-            json::push_string(out, name.as_bytes());
         }
+        json::push_string(out, name.as_bytes());
         out.push(b':');
         json::push_u64(out, bytes);
     }

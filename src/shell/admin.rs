@@ -69,7 +69,7 @@ impl Responder {
                 append_reply(out, &head, |out| metrics::render(out, &hub.metrics, &observe::scrape(hub)));
             }
             Route::DebugVars => {
-                let now = process::read();
+                let now = process::read(0);
                 let process = vars::Process {
                     command_line: std::env::args_os().map(std::os::unix::ffi::OsStringExt::into_vec).collect(),
                     max_fds: now.max_fds,

@@ -21,6 +21,7 @@ use super::clock;
 use super::connection::Conn;
 use super::disk::Disk;
 use super::notify::Notify;
+use super::process;
 use super::respond::{Responder, raft_position};
 use crate::config::{Cors, LogLevel};
 use crate::core::event::{Answer, ClientToken, Effects, Input, Notice, Outcome};
@@ -122,6 +123,8 @@ pub struct Hub {
     pub services: Services,
     /// When this hub was made, on both clocks.
     pub begun: (Instant, UnixNanos),
+    /// Descriptors that were open when this hub was made.
+    pub fds_at_start: u64,
     /// Since when the present leader leads, as far as this node saw.
     pub leads_since: Cell<UnixNanos>,
     /// When the requests taken now were at hand.
@@ -162,6 +165,7 @@ impl Hub {
             metrics,
             services,
             begun,
+            fds_at_start: process::list_fds(),
             leads_since: Cell::new(begun.1),
             taking_since: Cell::new(begun.0),
             settling_since: Cell::new(begun.0),

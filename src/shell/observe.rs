@@ -14,7 +14,8 @@ use crate::metrics::{Scrape, StoreCounts};
 pub fn scrape(hub: &Hub) -> Scrape {
     let node = hub.node.borrow();
     let store = node.store();
-    let process = process::read();
+    let connections = hub.connections.borrow().len() as u64;
+    let process = process::read(hub.fds_at_start + connections);
     let version = node.cluster_version();
     #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are doubles")]
     let start_seconds = hub.begun.1.get() as f64 / 1e9;
@@ -34,7 +35,7 @@ pub fn scrape(hub: &Hub) -> Scrape {
         nodes: store.nodes() as u64,
         watchers: store.watcher_count() as u64,
         store: counts(store.stats()),
-        connections: hub.connections.borrow().len() as u64,
+        connections,
         sent_bytes: hub.connections.borrow().sent_bytes.get(),
         syncs: hub.disk.syncs.get(),
         wal_bytes: hub.disk.appended_bytes.get(),
