@@ -303,6 +303,5 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
 /// Ends the process: the node's state can no longer be trusted or moved on.
 pub fn die(message: &str) -> ! {
     tracing::error!("{message}");
-    eprintln!("ringd: {message}");
     std::process::exit(1)
 }
