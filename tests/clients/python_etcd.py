@@ -489,6 +489,17 @@ def a_recursive_watch_sees_the_whole_tree(client, at):
 
 
 @check("watches")
+def a_recursive_watch_on_the_root_sees_everything(client, at):
+    index = client.write(f"{at}/start", "x").modifiedIndex
+    parked = Background(another(client).watch, "/", index=index + 2, recursive=True)
+    client.write(f"{at}/a", "one")
+    client.write(f"{at}/b", "two")
+    equal(parked.result().key, f"{at}/b")
+    # The same from the history, hidden keys or not.
+    equal(client.watch("/", index=index + 1, recursive=True).key, f"{at}/a")
+
+
+@check("watches")
 def a_watch_sees_the_delete_of_a_parent(client, at):
     index = client.write(f"{at}/d/e/f", "one").modifiedIndex
     parked = another(client)
