@@ -9,3 +9,5 @@ pub mod method;
 pub mod params;
 pub mod route;
 mod scan;
+pub mod stats;
+pub mod vars;

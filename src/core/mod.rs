@@ -12,4 +12,5 @@ pub mod proposals;
 pub mod raft_log;
 pub mod reads;
 pub mod replica;
+pub mod status;
 pub mod store;

@@ -20,6 +20,7 @@ use super::proposals::Proposals;
 use super::raft_log::RaftLog;
 use super::reads::Reads;
 use super::replica::{Append, Replica, ReplicaStart};
+use super::status::RaftStatus;
 use super::store::Store;
 
 /// Nodes that one `Expire` entry may remove: bounds one apply to well under a millisecond.
@@ -451,6 +452,24 @@ impl Node {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.replica.is_leader()
+    }
+
+    /// How this node's raft looks from outside.
+    #[must_use]
+    pub fn raft_status(&self) -> RaftStatus {
+        self.replica.status(self.machine.applied)
+    }
+
+    /// Whether a leader is known.
+    #[must_use]
+    pub fn has_leader(&self) -> bool {
+        self.replica.leader() != MemberId::default()
+    }
+
+    /// Whether this node has no vote.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.replica.configuration().1.contains(&self.config.id)
     }
 
     /// What this node was built with.

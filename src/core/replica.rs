@@ -14,12 +14,13 @@ use std::collections::VecDeque;
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{ProgressState, RawNode, StateRole};
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
 
 use super::event::{Effects, SnapshotDone};
 use super::raft_log::{RaftLog, conf_state};
+use super::status::{Progress, RaftStatus};
 
 /// A raft message between members; only the peer codec looks inside.
 pub type PeerMessage = Message;
@@ -415,6 +416,42 @@ impl Replica {
     #[must_use]
     pub fn last_index(&self) -> RaftIndex {
         RaftIndex::new(self.raw.raft.raft_log.last_index())
+    }
+
+    /// What an operator may want to see.
+    #[must_use]
+    pub fn status(&self, applied: RaftIndex) -> RaftStatus {
+        let raft = &self.raw.raft;
+        let mut progress = Vec::new();
+        if self.is_leader() {
+            progress.extend(raft.prs().iter().map(|(&id, known)| Progress {
+                id: MemberId::new(id),
+                matched: RaftIndex::new(known.matched),
+                next: RaftIndex::new(known.next_idx),
+                state: match known.state {
+                    ProgressState::Probe => "StateProbe",
+                    ProgressState::Replicate => "StateReplicate",
+                    ProgressState::Snapshot => "StateSnapshot",
+                },
+            }));
+            progress.sort_unstable_by_key(|known| known.id);
+        }
+        RaftStatus {
+            id: MemberId::new(raft.id),
+            term: self.term(),
+            vote: MemberId::new(raft.vote),
+            committed: self.committed(),
+            applied,
+            leader: self.leader(),
+            role: match raft.state {
+                StateRole::Leader => "StateLeader",
+                StateRole::Follower => "StateFollower",
+                StateRole::Candidate => "StateCandidate",
+                StateRole::PreCandidate => "StatePreCandidate",
+            },
+            transferee: MemberId::new(raft.lead_transferee.unwrap_or(0)),
+            progress,
+        }
     }
 
     /// Voters and learners as of the last applied change.

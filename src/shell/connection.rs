@@ -20,11 +20,13 @@ use std::task::{Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::clock;
 use super::driver::Hub;
 use super::notify::Notify;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use crate::core::event::{ClientToken, Outcome};
 use crate::core::store::{Event, WatchStart, WatcherId};
+use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
 use crate::wire::http_reply::{CONTINUE, Stream};
 
@@ -72,14 +74,17 @@ pub struct Conn {
     pending: RefCell<VecDeque<PendingWrite>>,
     next_seq: Cell<u32>,
     mailbox: RefCell<Mailbox>,
-    linear_read: Cell<Option<bool>>,
+    /// The linearizable read that is awaited, by its token's number, and what became of it.
+    linear_read: Cell<(u32, Option<bool>)>,
+    /// Bytes that all connections have sent.
+    sent_bytes: Rc<Cell<u64>>,
     wake: Notify,
 }
 
 impl Conn {
     /// A connection in this slot.
     #[must_use]
-    pub fn new(slot: u32, generation: u32, peer: bool) -> Self {
+    pub fn new(slot: u32, generation: u32, peer: bool, sent_bytes: Rc<Cell<u64>>) -> Self {
         Self {
             slot,
             generation,
@@ -88,7 +93,8 @@ impl Conn {
             pending: RefCell::default(),
             next_seq: Cell::new(0),
             mailbox: RefCell::default(),
-            linear_read: Cell::new(None),
+            linear_read: Cell::default(),
+            sent_bytes,
             wake: Notify::default(),
         }
     }
@@ -175,9 +181,12 @@ impl Conn {
     }
 
     /// A linearizable read may be answered now, or has no quorum.
-    pub fn linear_read_done(&self, confirmed: bool) {
-        self.linear_read.set(Some(confirmed));
-        self.wake.notify();
+    pub fn linear_read_done(&self, seq: u32, confirmed: bool) {
+        let (awaited, _) = self.linear_read.get();
+        if awaited == seq {
+            self.linear_read.set((seq, Some(confirmed)));
+            self.wake.notify();
+        }
     }
 
     /// Wakes the task to look at the hub's state (a stop).
@@ -272,6 +281,14 @@ struct Input {
 
 /// Takes requests from the input until it runs out or something must be awaited.
 fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut Input) -> Step {
+    let begun = clock::monotonic();
+    hub.taking_since.set(begun);
+    let step = take_requests(hub, conn, reader, input);
+    hub.metrics.step(metrics::Step::Request, begun.elapsed());
+    step
+}
+
+fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut Input) -> Step {
     loop {
         if conn.writes_pending() >= WRITES_PENDING_MAX {
             return Step::AwaitWrites;
@@ -373,6 +390,7 @@ async fn flush(conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
     })
     .await?;
     conn.out.borrow_mut().clear();
+    metrics::add(&conn.sent_bytes, sent as u64);
     Ok(())
 }
 
@@ -429,6 +447,7 @@ fn poll_read_into(
         Poll::Ready(Ok(0)) => Poll::Ready(Ok(Woke::End)),
         Poll::Ready(Ok(bytes)) => {
             into.extend_from_slice(&scratch[..bytes]);
+            metrics::add(&hub.metrics.received_bytes, bytes as u64);
             Poll::Ready(Ok(Woke::Bytes))
         }
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -437,13 +456,26 @@ fn poll_read_into(
 }
 
 async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
-    conn.linear_read.set(None);
-    hub.linear_read(conn.token());
-    let confirmed = loop {
-        if let Some(confirmed) = conn.linear_read.take() {
-            break confirmed;
+    let token = conn.token();
+    conn.linear_read.set((token.seq, None));
+    hub.linear_read(token);
+    let done = async {
+        loop {
+            if let (_, Some(confirmed)) = conn.linear_read.get() {
+                return confirmed;
+            }
+            conn.wake.wait().await;
         }
-        conn.wake.wait().await;
+    };
+    let confirmed = match plan.patience() {
+        None => done.await,
+        Some(patience) => {
+            let impatient = async {
+                glommio::timer::Timer::new(patience).await;
+                false
+            };
+            futures_lite::future::or(done, impatient).await
+        }
     };
     hub.responder.linear_get(&mut conn.out.borrow_mut(), hub, plan, confirmed);
 }
@@ -472,6 +504,7 @@ async fn watch(
 ) -> io::Result<bool> {
     *conn.mailbox.borrow_mut() = Mailbox::default();
     let mut guard = WatchGuard { hub, id: None };
+    metrics::add(&hub.metrics.watch_requests, 1);
     let started = hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
     let body = match started {
         Err(error) => {

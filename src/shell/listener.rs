@@ -16,6 +16,7 @@ use glommio::timer::Timer;
 use super::connection;
 use super::driver::Hub;
 use super::raw;
+use crate::metrics;
 
 /// Connections the kernel may hold before they are accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -41,8 +42,12 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool) {
     loop {
         match listener.accept().await {
-            Ok(stream) if hub.is_stopping() || hub.connections.borrow().len() >= connections_max => drop(stream),
+            Ok(stream) if hub.is_stopping() || hub.connections.borrow().len() >= connections_max => {
+                metrics::add(&hub.metrics.turned_away, 1);
+                drop(stream);
+            }
             Ok(stream) => {
+                metrics::add(&hub.metrics.accepted, 1);
                 let hub = Rc::clone(&hub);
                 glommio::spawn_local(async move {
                     if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {

@@ -2,13 +2,17 @@
 //!
 //! Everything here runs on one thread, so state is shared by `Rc<RefCell<_>>` and no borrow is held across an await.
 
+mod admin;
 pub mod clock;
 pub mod connection;
+pub mod cors;
 pub mod disk;
 pub mod driver;
 pub mod executor;
 pub mod listener;
 pub mod notify;
+pub mod observe;
+pub mod process;
 pub mod raw;
 pub mod respond;
 pub mod signals;

@@ -15,6 +15,7 @@ use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotWriter, retai
 use super::clock;
 use super::driver::{Hub, die};
 use crate::core::event::{Input, SnapshotDone};
+use crate::metrics::{Step, nanos};
 
 /// One slice of a capture: at about 1 GB/s of encoding this is well under 100 µs of the loop.
 const SLICE_BYTES: usize = 32 << 10;
@@ -40,6 +41,7 @@ pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: us
         let written = glommio::executor().spawn_blocking(move || write(meta, chunks, medium)).await;
         match written {
             Ok((name, bytes)) => {
+                hub.metrics.snapshot.observe(nanos(begun.elapsed()));
                 let milliseconds = begun.elapsed().as_millis();
                 tracing::info!(file = name, bytes, milliseconds, "saved snapshot at index {}", done.index);
                 // Recovery uses only snapshots the log knows of: what the new one replaces may go only when the marker
@@ -70,8 +72,10 @@ async fn capture(hub: &Rc<Hub>) -> (Vec<Vec<u8>>, SnapshotDone) {
     let mut chunks = Vec::new();
     loop {
         let mut chunk = Vec::with_capacity(SLICE_BYTES + (SLICE_BYTES >> 2));
+        let begun = clock::monotonic();
         let done = hub.node.borrow_mut().capture_slice(&mut chunk, SLICE_BYTES);
         chunk.shrink_to_fit();
+        hub.metrics.step(Step::Capture, begun.elapsed());
         chunks.push(chunk);
         if let Some(done) = done {
             return (chunks, done);

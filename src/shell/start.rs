@@ -20,7 +20,7 @@ use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
 
 use super::disk::{self, Disk};
-use super::driver::{self, Hub};
+use super::driver::{self, Hub, Services};
 use super::{clock, executor, listener, raw, signals, snapshot};
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::Config;
@@ -30,6 +30,7 @@ use crate::core::node::{Node, NodeConfig, NodeStart};
 use crate::core::raft_log::RaftLog;
 use crate::core::replica::entry_from_record;
 use crate::core::store::{LoadError, Loader, Store, StoreOptions};
+use crate::metrics::nanos;
 
 /// etcd gives a request 5 s and two election timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,12 +103,12 @@ pub enum LoadSnapshotError {
 ///
 /// # Errors
 /// [`StartError`] when it cannot start.
-pub fn run(config: &Config) -> Result<(), StartError> {
+pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
     let stop = signals::stop_signal()?;
     raw::die_on_sigbus()?;
     let executor = executor::build(config.spin_before_park)?;
     executor.run(async move {
-        let hub = start(config).await?;
+        let hub = start(config, services).await?;
         let signal = stop.await;
         stop_cleanly(&hub, signal).await;
         signals::end_by(signal)
@@ -115,12 +116,14 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 }
 
 /// Starts everything and returns when clients are served.
-async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
+async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartError> {
     let begun = clock::monotonic();
     let clients = open_all(&config.listen_client_addresses).await?;
     let peers = open_all(&config.listen_peer_addresses).await?;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    let recovery_begun = clock::monotonic();
     let (node, wal, identity) = open_node(config, &directory)?;
+    let recovered_in = recovery_begun.elapsed();
     tracing::info!(
         member = %identity.member,
         cluster = %identity.cluster,
@@ -129,7 +132,8 @@ async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
         "recovered {}",
         config.data_dir.display()
     );
-    let hub = Hub::new(node, Disk::new(wal), config.limits);
+    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services);
+    hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     glommio::spawn_local(driver::drive(Rc::clone(&hub))).detach();
     glommio::spawn_local(driver::deliver(Rc::clone(&hub))).detach();
@@ -154,6 +158,7 @@ async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
     for url in &config.listen_client_urls {
         tracing::info!("serving client requests on {url}");
     }
+    hub.metrics.ready_after.set(nanos(begun.elapsed()));
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
     Ok(hub)
 }
