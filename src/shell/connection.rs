@@ -6,8 +6,10 @@
 //! Invariants:
 //! 1. Answers leave in the order of their requests, whatever order their outcomes arrive in.
 //! 2. A read behind a write of the same connection sees that write: it waits until the write was answered.
-//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer, a watcher's
-//!    mailbox by [`MAILBOX_MAX`].
+//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer.
+//! 4. A client that keeps its connection busy lets others run: between two waits the task yields when its time is up.
+//! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
+//!    if it does not read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,21 +25,20 @@ use glommio::net::TcpStream;
 use super::clock;
 use super::driver::Hub;
 use super::notify::Notify;
+use super::pace::{Pace, Phase};
+use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
+use super::watching::{Mailbox, watch};
 use crate::core::event::{ClientToken, Outcome};
-use crate::core::store::{Event, WatchStart, WatcherId};
+use crate::core::store::{Event, WatcherId};
 use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
-use crate::wire::http_reply::{CONTINUE, Stream};
+use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT};
 
 /// Writes of one connection that may wait for the disk at once; more pipelined ones wait in the input buffer.
 const WRITES_PENDING_MAX: usize = 256;
 /// Answers are sent once this much has gathered, even if more requests are at hand.
-const OUT_HIGH_BYTES: usize = 64 << 10;
-/// Input that may gather behind a watch; more stays in the socket.
-const WATCH_INPUT_MAX: usize = 64 << 10;
-/// Events that may wait for one slow watcher; beyond it the watch ends, as in etcd (its channel holds 100).
-pub const MAILBOX_MAX: usize = 100;
+pub(super) const OUT_HIGH_BYTES: usize = 64 << 10;
 /// Buffers larger than this are given back when a connection goes idle: most requests fit, and idle ones are many.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
 
@@ -56,14 +57,6 @@ const LINGER_BYTES_MAX: usize = 32 << 20;
 /// And for this long.
 const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// What a watcher was sent and has not been told yet.
-#[derive(Default)]
-struct Mailbox {
-    events: VecDeque<Rc<Event>>,
-    /// No more will come: the one-shot event arrived, or the reader was too slow.
-    ended: bool,
-}
-
 /// The part of a connection that others reach: the driver puts answers here and wakes the task.
 pub struct Conn {
     slot: u32,
@@ -73,12 +66,14 @@ pub struct Conn {
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<PendingWrite>>,
     next_seq: Cell<u32>,
-    mailbox: RefCell<Mailbox>,
+    pub(super) mailbox: Mailbox,
     /// The linearizable read that is awaited, by its token's number, and what became of it.
     linear_read: Cell<(u32, Option<bool>)>,
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
-    wake: Notify,
+    pub(super) wake: Notify,
+    /// How long it may take for what it is doing.
+    pub pace: Pace,
 }
 
 impl Conn {
@@ -92,10 +87,11 @@ impl Conn {
             out: RefCell::default(),
             pending: RefCell::default(),
             next_seq: Cell::new(0),
-            mailbox: RefCell::default(),
+            mailbox: Mailbox::default(),
             linear_read: Cell::default(),
             sent_bytes,
             wake: Notify::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -136,7 +132,7 @@ impl Conn {
     }
 
     /// The token watchers carry.
-    fn watch_token(&self) -> u64 {
+    pub(super) fn watch_token(&self) -> u64 {
         u64::from(self.slot) | u64::from(self.generation) << 32
     }
 
@@ -164,20 +160,14 @@ impl Conn {
         }
     }
 
-    /// Takes an event for this connection's watcher. False when the watcher is too slow and must be removed.
-    pub fn deliver(&self, event: Rc<Event>, last: bool) -> bool {
-        let mut mailbox = self.mailbox.borrow_mut();
-        if mailbox.ended {
-            return true;
+    /// Takes an event for one of this connection's watchers. False when the watcher is too slow, or no longer this
+    /// connection's, and must be removed.
+    pub fn deliver(&self, watcher: WatcherId, event: Rc<Event>, last: bool) -> bool {
+        let (wakes, stays) = self.mailbox.deliver(watcher, event, last);
+        if wakes {
+            self.wake.notify();
         }
-        let fits = mailbox.events.len() < MAILBOX_MAX;
-        if fits {
-            mailbox.events.push_back(event);
-        }
-        mailbox.ended = last || !fits;
-        drop(mailbox);
-        self.wake.notify();
-        fits
+        stays
     }
 
     /// A linearizable read may be answered now, or has no quorum.
@@ -186,6 +176,14 @@ impl Conn {
         if awaited == seq {
             self.linear_read.set((seq, Some(confirmed)));
             self.wake.notify();
+        }
+    }
+
+    /// Gives the answers' buffer back, for a connection that will wait long.
+    pub(super) fn release_out(&self) {
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            *out = Vec::new();
         }
     }
 
@@ -223,6 +221,10 @@ pub async fn serve(hub: Rc<Hub>, mut stream: TcpStream, peer: bool) {
     let ended = exchange(&hub, &conn, &mut stream).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+        if error.kind() == io::ErrorKind::TimedOut {
+            // What it does not read would stay in the kernel for minutes.
+            raw::reset_on_close(&stream);
+        }
     }
     hub.connections.borrow_mut().close(&conn);
 }
@@ -233,24 +235,29 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
     loop {
         match step(hub, conn, &mut reader, &mut input) {
             Step::Read => {
-                flush(conn, stream).await?;
+                flush(hub, conn, stream).await?;
                 release(&mut input.bytes);
                 release(&mut conn.out.borrow_mut());
                 if hub.is_stopping() && !reader.is_inside_request(&input.bytes) {
                     return Ok(());
                 }
-                match read_or_wake(hub, conn, stream, &mut input.bytes).await? {
-                    Woke::Bytes => {}
-                    Woke::End => return Ok(()),
-                    Woke::Poked => {}
+                conn.pace.enter(awaited(&reader, &input.bytes), hub.second.get());
+                let woke = read_or_wake(hub, conn, stream, &mut input).await?;
+                match (woke, conn.pace.overdue()) {
+                    (Woke::End, _) | (Woke::Poked, Some(Phase::Idle)) => return Ok(()),
+                    (Woke::Poked, Some(_)) => {
+                        conn.out().extend_from_slice(REQUEST_TIMEOUT);
+                        return finish(hub, conn, stream).await;
+                    }
+                    (Woke::Bytes, _) | (Woke::Poked, None) => {}
                 }
             }
             Step::AwaitWrites => await_writes(conn).await,
             Step::AwaitRoom => {
-                flush(conn, stream).await?;
+                flush(hub, conn, stream).await?;
                 conn.wake.wait().await;
             }
-            Step::Flush => flush(conn, stream).await?,
+            Step::Flush => flush(hub, conn, stream).await?,
             Step::Watch(plan) => {
                 if !watch(hub, conn, stream, &mut input, plan).await? {
                     return Ok(());
@@ -267,12 +274,24 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 return finish(hub, conn, stream).await;
             }
         }
+        glommio::yield_if_needed().await;
+    }
+}
+
+/// What a connection that reads is waiting for.
+fn awaited(reader: &RequestReader, bytes: &[u8]) -> Phase {
+    if reader.is_inside_body() {
+        Phase::Body
+    } else if reader.is_inside_request(bytes) {
+        Phase::Head
+    } else {
+        Phase::Idle
     }
 }
 
 /// Bytes from the client; those before `start` are served.
 #[derive(Default)]
-struct Input {
+pub(super) struct Input {
     bytes: Vec<u8>,
     start: usize,
     /// The client holds its body back until it reads `100 Continue`.
@@ -296,6 +315,7 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
         let next = reader.next(&input.bytes[input.start..], &hub.limits);
         match next {
             Next::Request(request) => {
+                conn.pace.serve();
                 let writes_pending = conn.writes_pending();
                 let keep_alive = request.keep_alive && !hub.is_stopping();
                 let dispatch = hub.responder.dispatch(hub, conn, &request, keep_alive, writes_pending > 0);
@@ -350,6 +370,20 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
 }
 
 impl Input {
+    /// Forgets what is served, and the buffer with it when nothing else is in it.
+    pub(super) fn drop_served(&mut self) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Bytes that are not served.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
     fn compact(&mut self, reader: &mut RequestReader) {
         self.bytes.drain(..self.start);
         self.start = 0;
@@ -373,22 +407,37 @@ async fn await_writes(conn: &Conn) {
     }
 }
 
-/// Sends everything that has gathered.
-async fn flush(conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+/// Sends everything that has gathered. `TimedOut` when the client takes nothing for too long.
+pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
     let mut sent = 0;
+    let mut blocked = false;
     poll_fn(|context| {
         let out = conn.out.borrow();
         while sent < out.len() {
             match Pin::new(&mut *stream).poll_write(context, &out[sent..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(bytes)) => sent += bytes,
+                Poll::Ready(Ok(bytes)) => {
+                    sent += bytes;
+                    if blocked {
+                        conn.pace.unblocked(hub.second.get());
+                    }
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending if conn.pace.blocked(hub.second.get(), context.waker()) => {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Poll::Pending => {
+                    blocked = true;
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(Ok(()))
     })
     .await?;
+    if blocked {
+        conn.pace.serve();
+    }
     conn.out.borrow_mut().clear();
     metrics::add(&conn.sent_bytes, sent as u64);
     Ok(())
@@ -396,8 +445,14 @@ async fn flush(conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
 
 /// Sends what is left, says goodbye, and reads on for a while: closing while the client still sends would reset the
 /// connection, and the reset can overtake the answer.
-async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
-    flush(conn, stream).await?;
+pub(super) async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+    flush(hub, conn, stream).await?;
+    // Boxed: it is rare, and every connection's task would hold its space for life.
+    Box::pin(linger(hub, stream)).await
+}
+
+/// Ends our side and throws away what still comes.
+pub(super) async fn linger(hub: &Hub, stream: &mut TcpStream) -> io::Result<()> {
     poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
     let discarded = async {
         let mut left = LINGER_BYTES_MAX;
@@ -417,17 +472,22 @@ async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()
     Ok(())
 }
 
-enum Woke {
+pub(super) enum Woke {
     Bytes,
     End,
     Poked,
 }
 
 /// Waits for bytes, the end of the stream, or a wake-up.
-async fn read_or_wake(hub: &Hub, conn: &Conn, stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<Woke> {
+pub(super) async fn read_or_wake(
+    hub: &Hub,
+    conn: &Conn,
+    stream: &mut TcpStream,
+    input: &mut Input,
+) -> io::Result<Woke> {
     let mut woken = pin!(conn.wake.wait());
     poll_fn(|context| {
-        if let Poll::Ready(read) = poll_read_into(hub, stream, into, context) {
+        if let Poll::Ready(read) = poll_read_into(hub, stream, &mut input.bytes, context) {
             return Poll::Ready(read);
         }
         woken.as_mut().poll(context).map(|()| Ok(Woke::Poked))
@@ -478,92 +538,4 @@ async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
         }
     };
     hub.responder.linear_get(&mut conn.out.borrow_mut(), hub, plan, confirmed);
-}
-
-/// Removes the watcher when the connection's task ends in any way.
-struct WatchGuard<'a> {
-    hub: &'a Hub,
-    id: Option<WatcherId>,
-}
-
-impl Drop for WatchGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.hub.node.borrow_mut().store_mut().unwatch(id);
-        }
-    }
-}
-
-/// Runs one watch. False when the connection is over.
-async fn watch(
-    hub: &Rc<Hub>,
-    conn: &Rc<Conn>,
-    stream: &mut TcpStream,
-    input: &mut Input,
-    plan: WatchPlan,
-) -> io::Result<bool> {
-    *conn.mailbox.borrow_mut() = Mailbox::default();
-    let mut guard = WatchGuard { hub, id: None };
-    metrics::add(&hub.metrics.watch_requests, 1);
-    let started = hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
-    let body = match started {
-        Err(error) => {
-            hub.responder.store_error(&mut conn.out.borrow_mut(), &error, plan.reply);
-            return Ok(plan.reply.keep_alive || finish(hub, conn, stream).await.map(|()| false)?);
-        }
-        Ok(start) => {
-            let body = hub.responder.watch_begins(&mut conn.out.borrow_mut(), hub, plan.reply);
-            match start {
-                WatchStart::Now(event) => {
-                    conn.deliver(event, !plan.stream);
-                }
-                WatchStart::Parked(id) => guard.id = Some(id),
-            }
-            body
-        }
-    };
-    loop {
-        let ended = tell(hub, conn, body, plan.reply);
-        flush(conn, stream).await?;
-        if ended {
-            break;
-        }
-        if hub.is_stopping() {
-            body.finish(&mut conn.out.borrow_mut());
-            finish(hub, conn, stream).await?;
-            return Ok(false);
-        }
-        if conn.mailbox.borrow().events.is_empty() {
-            let woke = if input.bytes.len() - input.start < WATCH_INPUT_MAX {
-                read_or_wake(hub, conn, stream, &mut input.bytes).await?
-            } else {
-                conn.wake.wait().await;
-                Woke::Poked
-            };
-            if matches!(woke, Woke::End) {
-                return Ok(false);
-            }
-        }
-    }
-    if body.must_close() {
-        finish(hub, conn, stream).await?;
-        return Ok(false);
-    }
-    Ok(true)
-}
-
-/// Renders what the mailbox holds; true when the watch is over.
-fn tell(hub: &Hub, conn: &Conn, body: Stream, reply: Reply) -> bool {
-    let mut mailbox = conn.mailbox.borrow_mut();
-    let mut out = conn.out.borrow_mut();
-    while let Some(event) = mailbox.events.pop_front() {
-        if !reply.head_only {
-            body.append(&mut out, |out| hub.responder.watch_event(out, &event));
-        }
-    }
-    let ended = mailbox.ended;
-    if ended {
-        body.finish(&mut out);
-    }
-    ended
 }

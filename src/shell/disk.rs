@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
+use ringd_storage::format::SnapshotMarker;
 use ringd_storage::fs::{FsFile, FsMedium};
+use ringd_storage::ids::{RaftIndex, WalIndex};
 use ringd_storage::prepare::{PrepareError, Retired, Spare, discard, prepare_spare};
 use ringd_storage::record::Record;
 use ringd_storage::wal::{AppendError, FrameBuilder, SyncStep, SyncTicket, Wal};
@@ -182,21 +184,21 @@ impl Disk {
     ///
     /// # Errors
     /// As [`Disk::append`].
-    pub fn append_snapshot_marker(&self, marker: ringd_storage::format::SnapshotMarker) -> Result<(), AppendError> {
+    pub fn append_snapshot_marker(&self, marker: SnapshotMarker) -> Result<WalIndex, AppendError> {
         let mut wal = self.wal.borrow_mut();
         let mut frame = wal.begin();
         frame.push_snapshot_taken(marker);
-        let rolled = self.finish(frame)?;
+        let appended = frame.finish()?;
         drop(wal);
-        if rolled {
+        if appended.rolled {
             self.spares_wanted.notify();
         }
         self.kick();
-        Ok(())
+        Ok(appended.index)
     }
 
     /// Hands segments that only hold entries before `keep_from` to the recycler.
-    pub fn retire(&self, keep_from: ringd_storage::ids::RaftIndex) {
+    pub fn retire(&self, keep_from: RaftIndex) {
         let retired = self.wal.borrow_mut().retire(keep_from);
         if !retired.is_empty() {
             self.retired.borrow_mut().extend(retired);
@@ -216,6 +218,12 @@ impl Disk {
     /// Whether a sync was begun this turn that the ring has not been told of yet.
     pub fn sync_awaits_submission(&self) -> bool {
         self.unsubmitted.take()
+    }
+
+    /// The last frame known to be on disk.
+    #[must_use]
+    pub fn durable(&self) -> WalIndex {
+        self.wal.borrow().durable()
     }
 
     /// Whether everything appended is durable.

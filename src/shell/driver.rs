@@ -20,6 +20,7 @@ use ringd_storage::payload::KeyWrite;
 use super::clock;
 use super::connection::Conn;
 use super::disk::Disk;
+use super::fan_out::FanOut;
 use super::notify::Notify;
 use super::process;
 use super::respond::{Responder, raft_position};
@@ -86,6 +87,18 @@ impl Connections {
         self.open == 0
     }
 
+    /// Slots there are, taken or free.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whoever has a slot now.
+    #[must_use]
+    pub fn at(&self, slot: usize) -> Option<&Rc<Conn>> {
+        self.slots.get(slot)?.as_ref()
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Rc<Conn>> {
         self.slots.iter().flatten()
     }
@@ -139,6 +152,10 @@ pub struct Hub {
     pub published: Notify,
     /// Set when a capture began.
     pub capture_begun: Notify,
+    /// What watchers are owed.
+    pub fan_out: FanOut,
+    /// Seconds as the sweeper counts them; connections measure their patience by it.
+    pub second: Cell<u32>,
     wake: Notify,
     deliver: Notify,
     owed: RefCell<Owed>,
@@ -172,6 +189,8 @@ impl Hub {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             published: Notify::default(),
             capture_begun: Notify::default(),
+            fan_out: FanOut::default(),
+            second: Cell::new(0),
             wake: Notify::default(),
             deliver: Notify::default(),
             owed: RefCell::default(),
@@ -318,13 +337,8 @@ impl Hub {
                 conn.linear_read_done(token.seq, confirmed);
             }
         }
-        for Fired { token, watcher, event, last } in fired {
-            let (slot, generation) = (token as u32, (token >> 32) as u32);
-            let kept = connections.get(slot, generation).is_some_and(|conn| conn.deliver(event, last));
-            if !kept && !last {
-                self.node.borrow_mut().store_mut().unwatch(watcher);
-            }
-        }
+        drop(connections);
+        self.fan_out.add(self, fired);
         // Give the allocation back for the next turn, unless one has begun to gather meanwhile.
         let mut owed = self.owed.borrow_mut();
         if owed.answers.is_empty() {
@@ -374,6 +388,5 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
 /// Ends the process: the node's state can no longer be trusted or moved on.
 pub fn die(message: &str) -> ! {
     tracing::error!("{message}");
-    eprintln!("ringd: {message}");
     std::process::exit(1)
 }

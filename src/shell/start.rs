@@ -21,7 +21,7 @@ use ringd_storage::wal::{Wal, WalOptions};
 
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
-use super::{clock, executor, listener, raw, signals, snapshot};
+use super::{clock, executor, fan_out, listener, pace, raw, signals, snapshot};
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::Config;
 use crate::core::event::Input;
@@ -137,6 +137,8 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     glommio::spawn_local(driver::drive(Rc::clone(&hub))).detach();
     glommio::spawn_local(driver::deliver(Rc::clone(&hub))).detach();
+    glommio::spawn_local(fan_out::run(Rc::clone(&hub))).detach();
+    glommio::spawn_local(pace::sweep(Rc::clone(&hub), config.timeouts)).detach();
     glommio::spawn_local(disk::sync(Rc::clone(&hub))).detach();
     glommio::spawn_local(disk::prepare(Rc::clone(&hub))).detach();
     glommio::spawn_local(snapshot::run(Rc::clone(&hub), directory.snap().clone(), identity, keep)).detach();
@@ -209,7 +211,11 @@ fn random_u64() -> io::Result<u64> {
 }
 
 fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium>, Identity), StartError> {
-    let store_options = StoreOptions { hash_seed: random_u64()?, ..StoreOptions::default() };
+    let store_options = StoreOptions {
+        hash_seed: random_u64()?,
+        history_events_max: config.history_events,
+        history_bytes_max: config.history_bytes,
+    };
     let options = WalOptions { epoch_seed: random_u64()?, ..WalOptions::default() };
     let wal_dir = directory.wal().clone();
     let mut recovered = if holds_wal(&wal_dir)? {
