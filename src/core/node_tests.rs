@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId, RaftIndex, Term, UnixNanos};
 use ringd_storage::payload::{ItemClass, KeyWrite, WriteMethod};
 
+use super::auth::Auth;
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
 use super::membership::{Member, Membership, bootstrap_log};
 use super::node::{Node, NodeConfig, NodeStart};
@@ -74,6 +75,7 @@ fn config(id: u64) -> NodeConfig {
         request_timeout_ticks: 70,
         snapshot_entries: 1_000_000,
         catch_up_entries: 10,
+        strict_reconfig_check: true,
         cluster_version: "3.4.0",
         seed: 7,
     }
@@ -88,6 +90,7 @@ fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
         applied_term: Term::ZERO,
         store: Store::new(&StoreOptions::default()),
         members: Membership::default(),
+        auth: Auth::default(),
         now,
     };
     Node::new(config, start).unwrap()

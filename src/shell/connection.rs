@@ -20,10 +20,12 @@ use std::task::{Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::credentials::{self, Findings, HashPlan, VerifyPlan};
 use super::driver::Hub;
 use super::notify::Notify;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use crate::core::event::{ClientToken, Outcome};
+use crate::core::membership::MemberChange;
 use crate::core::store::{Event, WatchStart, WatcherId};
 use crate::wire::http_body::{Next, RequestReader};
 use crate::wire::http_reply::{CONTINUE, Stream};
@@ -39,11 +41,25 @@ pub const MAILBOX_MAX: usize = 100;
 /// Buffers larger than this are given back when a connection goes idle: most requests fit, and idle ones are many.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
 
+/// How the outcome of a write is to be told.
+#[derive(Debug)]
+pub enum Form {
+    /// As an event, or one of the keys' errors.
+    Keys {
+        /// Leave the node out of a success.
+        no_value: bool,
+    },
+    /// As the auth endpoints answer.
+    Auth,
+    /// As the members endpoints answer; what was asked for is part of the answer.
+    Members(Box<MemberChange>),
+}
+
 /// A write whose outcome is awaited.
 #[derive(Debug)]
 struct PendingWrite {
     seq: u32,
-    no_value: bool,
+    form: Form,
     reply: Reply,
     /// Rendered already, but an earlier one is still awaited.
     rendered: Option<Vec<u8>>,
@@ -73,6 +89,7 @@ pub struct Conn {
     next_seq: Cell<u32>,
     mailbox: RefCell<Mailbox>,
     linear_read: Cell<Option<bool>>,
+    findings: Findings,
     wake: Notify,
 }
 
@@ -89,6 +106,7 @@ impl Conn {
             next_seq: Cell::new(0),
             mailbox: RefCell::default(),
             linear_read: Cell::new(None),
+            findings: Findings::default(),
             wake: Notify::default(),
         }
     }
@@ -111,6 +129,11 @@ impl Conn {
         self.generation
     }
 
+    /// What this connection's own password checks found.
+    pub(super) fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
     fn token(&self) -> ClientToken {
         let seq = self.next_seq.get();
         self.next_seq.set(seq.wrapping_add(1));
@@ -118,9 +141,9 @@ impl Conn {
     }
 
     /// Remembers that an answer is owed for a write; its outcome arrives under the token.
-    pub fn expect_write(&self, no_value: bool, reply: Reply) -> ClientToken {
+    pub fn expect_write(&self, form: Form, reply: Reply) -> ClientToken {
         let token = self.token();
-        self.pending.borrow_mut().push_back(PendingWrite { seq: token.seq, no_value, reply, rendered: None });
+        self.pending.borrow_mut().push_back(PendingWrite { seq: token.seq, form, reply, rendered: None });
         token
     }
 
@@ -142,7 +165,7 @@ impl Conn {
         let mut out = self.out.borrow_mut();
         if place == 0 {
             let first = pending.pop_front().expect("front exists");
-            hub.responder.outcome(&mut out, hub, outcome, first.no_value, first.reply);
+            hub.responder.outcome(&mut out, hub, outcome, &first.form, first.reply);
             while pending.front().is_some_and(|next| next.rendered.is_some()) {
                 let next = pending.pop_front().expect("checked");
                 out.extend_from_slice(&next.rendered.expect("checked"));
@@ -153,7 +176,7 @@ impl Conn {
             }
         } else if let Some(later) = pending.get_mut(place) {
             let mut rendered = Vec::new();
-            hub.responder.outcome(&mut rendered, hub, outcome, later.no_value, later.reply);
+            hub.responder.outcome(&mut rendered, hub, outcome, &later.form, later.reply);
             later.rendered = Some(rendered);
         }
     }
@@ -200,6 +223,8 @@ enum Step {
     AwaitRoom,
     /// Send what has gathered, then go on with the bytes at hand.
     Flush,
+    Verify(VerifyPlan),
+    Hash(HashPlan),
     Watch(WatchPlan),
     LinearGet(GetPlan),
     /// Send what has gathered and close.
@@ -242,6 +267,14 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 conn.wake.wait().await;
             }
             Step::Flush => flush(conn, stream).await?,
+            Step::Verify(plan) => {
+                flush(conn, stream).await?;
+                credentials::verify_password(hub, conn, plan).await;
+            }
+            Step::Hash(plan) => {
+                flush(conn, stream).await?;
+                credentials::hash_password(hub, conn, plan).await?;
+            }
             Step::Watch(plan) => {
                 if !watch(hub, conn, stream, &mut input, plan).await? {
                     return Ok(());
@@ -285,6 +318,13 @@ fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut 
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
                     Dispatch::BehindWrites => return Step::AwaitWrites,
+                    Dispatch::ProposedAlone => {
+                        input.start += reader.served();
+                        return if keep_alive { Step::AwaitWrites } else { Step::Close };
+                    }
+                    Dispatch::Verify(_) | Dispatch::Hash(_) if writes_pending > 0 => return Step::AwaitWrites,
+                    Dispatch::Verify(plan) => return Step::Verify(plan),
+                    Dispatch::Hash(plan) => return Step::Hash(plan),
                     Dispatch::AwaitRoom if writes_pending > 0 => return Step::AwaitWrites,
                     Dispatch::AwaitRoom => return Step::AwaitRoom,
                     Dispatch::Close => return Step::Close,

@@ -18,6 +18,7 @@ use ringd_storage::payload::KeyWrite;
 
 use super::clock;
 use super::connection::Conn;
+use super::credentials::Credentials;
 use super::disk::Disk;
 use super::notify::Notify;
 use super::respond::{Responder, raft_position};
@@ -98,6 +99,8 @@ pub struct Hub {
     pub disk: Disk,
     /// Who is connected.
     pub connections: RefCell<Connections>,
+    /// Whose passwords were verified.
+    pub credentials: Credentials,
     /// How answers look.
     pub responder: Responder,
     /// What one request may cost.
@@ -122,13 +125,14 @@ pub struct Hub {
 impl Hub {
     /// A hub around a recovered node.
     #[must_use]
-    pub fn new(node: Node, disk: Disk, limits: Limits) -> Rc<Self> {
+    pub fn new(node: Node, disk: Disk, limits: Limits, credentials: Credentials) -> Rc<Self> {
         let responder = Responder::new(node.config().cluster);
         Rc::new(Self {
             raft_position: Cell::new(raft_position(&node)),
             node: RefCell::new(node),
             disk,
             connections: RefCell::default(),
+            credentials,
             responder,
             limits,
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),

@@ -4,10 +4,12 @@
 
 pub mod clock;
 pub mod connection;
+pub mod credentials;
 pub mod disk;
 pub mod driver;
 pub mod executor;
 pub mod listener;
+pub mod manage;
 pub mod notify;
 pub mod raw;
 pub mod respond;
