@@ -175,6 +175,24 @@ pub fn add_voter_entry(index: RaftIndex, term: Term, member: MemberId, context: 
     entry
 }
 
+/// The change that one member makes or suffers; `context` is its record.
+#[must_use]
+pub fn voter_change(member: MemberId, removes: bool, context: Vec<u8>) -> VoterChange {
+    let mut change = ConfChange::default();
+    change.set_change_type(if removes {
+        raft::eraftpb::ConfChangeType::RemoveNode
+    } else {
+        raft::eraftpb::ConfChangeType::AddNode
+    });
+    change.node_id = member.get();
+    change.context = context.into();
+    VoterChange(change)
+}
+
+/// A membership change to propose.
+#[derive(Debug)]
+pub struct VoterChange(ConfChange);
+
 /// The append that writes a bootstrap log, before any replica exists.
 #[must_use]
 pub fn bootstrap_append(entries: Vec<Entry>, commit: RaftIndex) -> Append {
@@ -289,6 +307,20 @@ impl Replica {
         message.from = self.raw.raft.id;
         message.set_entries(datas.map(|data| Entry { data, ..Entry::default() }).collect());
         self.raw.raft.step(message).map_err(|_| NotProposed)
+    }
+
+    /// Proposes a membership change; `waiter` becomes the entry's own context.
+    ///
+    /// # Errors
+    /// [`NotProposed`] when there is no leader or it takes no more.
+    pub fn propose_change(&mut self, waiter: Vec<u8>, change: VoterChange) -> Result<(), NotProposed> {
+        self.raw.propose_conf_change(waiter, change.0).map_err(|_| NotProposed)
+    }
+
+    /// Whether an earlier membership change may be in the log, not applied: a leader would drop another one.
+    #[must_use]
+    pub fn change_is_pending(&self) -> bool {
+        self.raw.raft.has_pending_conf()
     }
 
     /// Begins a ReadIndex round; its context comes back in [`Pumped::read_states`], or never (retry by tick).

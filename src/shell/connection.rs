@@ -23,6 +23,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
 use super::clock;
+use super::credentials::{self, Findings, HashPlan, VerifyPlan};
 use super::driver::Hub;
 use super::notify::Notify;
 use super::pace::{Pace, Phase};
@@ -30,6 +31,7 @@ use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use super::watching::{Mailbox, watch};
 use crate::core::event::{ClientToken, Outcome};
+use crate::core::membership::MemberChange;
 use crate::core::store::{Event, WatcherId};
 use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
@@ -42,11 +44,25 @@ pub(super) const OUT_HIGH_BYTES: usize = 64 << 10;
 /// Buffers larger than this are given back when a connection goes idle: most requests fit, and idle ones are many.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
 
+/// How the outcome of a write is to be told.
+#[derive(Debug)]
+pub enum Form {
+    /// As an event, or one of the keys' errors.
+    Keys {
+        /// Leave the node out of a success.
+        no_value: bool,
+    },
+    /// As the auth endpoints answer.
+    Auth,
+    /// As the members endpoints answer; what was asked for is part of the answer.
+    Members(Box<MemberChange>),
+}
+
 /// A write whose outcome is awaited.
 #[derive(Debug)]
 struct PendingWrite {
     seq: u32,
-    no_value: bool,
+    form: Form,
     reply: Reply,
     /// Rendered already, but an earlier one is still awaited.
     rendered: Option<Vec<u8>>,
@@ -71,6 +87,7 @@ pub struct Conn {
     linear_read: Cell<(u32, Option<bool>)>,
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
+    findings: Findings,
     pub(super) wake: Notify,
     /// How long it may take for what it is doing.
     pub pace: Pace,
@@ -90,6 +107,7 @@ impl Conn {
             mailbox: Mailbox::default(),
             linear_read: Cell::default(),
             sent_bytes,
+            findings: Findings::default(),
             wake: Notify::default(),
             pace: Pace::default(),
         }
@@ -113,6 +131,11 @@ impl Conn {
         self.generation
     }
 
+    /// What this connection's own password checks found.
+    pub(super) fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
     fn token(&self) -> ClientToken {
         let seq = self.next_seq.get();
         self.next_seq.set(seq.wrapping_add(1));
@@ -120,9 +143,9 @@ impl Conn {
     }
 
     /// Remembers that an answer is owed for a write; its outcome arrives under the token.
-    pub fn expect_write(&self, no_value: bool, reply: Reply) -> ClientToken {
+    pub fn expect_write(&self, form: Form, reply: Reply) -> ClientToken {
         let token = self.token();
-        self.pending.borrow_mut().push_back(PendingWrite { seq: token.seq, no_value, reply, rendered: None });
+        self.pending.borrow_mut().push_back(PendingWrite { seq: token.seq, form, reply, rendered: None });
         token
     }
 
@@ -144,7 +167,7 @@ impl Conn {
         let mut out = self.out.borrow_mut();
         if place == 0 {
             let first = pending.pop_front().expect("front exists");
-            hub.responder.outcome(&mut out, hub, outcome, first.no_value, first.reply);
+            hub.responder.outcome(&mut out, hub, outcome, &first.form, first.reply);
             while pending.front().is_some_and(|next| next.rendered.is_some()) {
                 let next = pending.pop_front().expect("checked");
                 out.extend_from_slice(&next.rendered.expect("checked"));
@@ -155,7 +178,7 @@ impl Conn {
             }
         } else if let Some(later) = pending.get_mut(place) {
             let mut rendered = Vec::new();
-            hub.responder.outcome(&mut rendered, hub, outcome, later.no_value, later.reply);
+            hub.responder.outcome(&mut rendered, hub, outcome, &later.form, later.reply);
             later.rendered = Some(rendered);
         }
     }
@@ -207,6 +230,8 @@ enum Step {
     AwaitRoom,
     /// Send what has gathered, then go on with the bytes at hand.
     Flush,
+    Verify(VerifyPlan),
+    Hash(HashPlan),
     Watch(WatchPlan),
     LinearGet(GetPlan),
     /// Send what has gathered and close.
@@ -258,6 +283,14 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 conn.wake.wait().await;
             }
             Step::Flush => flush(hub, conn, stream).await?,
+            Step::Verify(plan) => {
+                flush(hub, conn, stream).await?;
+                credentials::verify_password(hub, conn, plan).await;
+            }
+            Step::Hash(plan) => {
+                flush(hub, conn, stream).await?;
+                credentials::hash_password(hub, conn, plan).await?;
+            }
             Step::Watch(plan) => {
                 if !watch(hub, conn, stream, &mut input, plan).await? {
                     return Ok(());
@@ -322,6 +355,13 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
                     Dispatch::BehindWrites => return Step::AwaitWrites,
+                    Dispatch::ProposedAlone => {
+                        input.start += reader.served();
+                        return if keep_alive { Step::AwaitWrites } else { Step::Close };
+                    }
+                    Dispatch::Verify(_) | Dispatch::Hash(_) if writes_pending > 0 => return Step::AwaitWrites,
+                    Dispatch::Verify(plan) => return Step::Verify(plan),
+                    Dispatch::Hash(plan) => return Step::Hash(plan),
                     Dispatch::AwaitRoom if writes_pending > 0 => return Step::AwaitWrites,
                     Dispatch::AwaitRoom => return Step::AwaitRoom,
                     Dispatch::Close => return Step::Close,

@@ -19,6 +19,7 @@ use ringd_storage::payload::KeyWrite;
 
 use super::clock;
 use super::connection::Conn;
+use super::credentials::Credentials;
 use super::disk::Disk;
 use super::fan_out::FanOut;
 use super::notify::Notify;
@@ -126,6 +127,8 @@ pub struct Hub {
     pub disk: Disk,
     /// Who is connected.
     pub connections: RefCell<Connections>,
+    /// Whose passwords were verified.
+    pub credentials: Credentials,
     /// How answers look.
     pub responder: Responder,
     /// What one request may cost.
@@ -168,7 +171,14 @@ pub struct Hub {
 impl Hub {
     /// A hub around a recovered node.
     #[must_use]
-    pub fn new(node: Node, disk: Disk, limits: Limits, cors: &Cors, services: Services) -> Rc<Self> {
+    pub fn new(
+        node: Node,
+        disk: Disk,
+        limits: Limits,
+        cors: &Cors,
+        services: Services,
+        credentials: Credentials,
+    ) -> Rc<Self> {
         let metrics = Rc::new(Metrics::default());
         let responder = Responder::new(node.config().cluster, cors, Rc::clone(&metrics));
         let begun = (clock::monotonic(), clock::now());
@@ -177,6 +187,7 @@ impl Hub {
             node: RefCell::new(node),
             disk,
             connections: RefCell::default(),
+            credentials,
             responder,
             limits,
             metrics,

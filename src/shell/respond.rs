@@ -12,10 +12,13 @@ use std::time::{Duration, Instant};
 use ringd_storage::ids::{ClusterId, EtcdIndex, UnixNanos};
 
 use super::clock::{self, DateHeader};
-use super::connection::Conn;
+use super::connection::{Conn, Form};
 use super::cors::{CorsChoice, CorsLayer};
+use super::credentials::{HashPlan, VerifyPlan};
 use super::disk::Admission;
 use super::driver::Hub;
+use super::manage::{self, Right};
+use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
 use crate::api::keys::{self, KeysRequest};
 use crate::api::method::Method;
@@ -113,6 +116,12 @@ pub enum Dispatch {
     Answered,
     /// A write is on its way; its answer will be rendered when it is applied.
     Proposed,
+    /// The same, and nothing else of this connection may begin before.
+    ProposedAlone,
+    /// Nothing was done: verify this password, then dispatch the request again.
+    Verify(VerifyPlan),
+    /// Nothing was done: hash this password, then dispatch the request again.
+    Hash(HashPlan),
     /// Nothing was done: this request must wait for the writes before it, then be dispatched again.
     BehindWrites,
     /// Wait for events.
@@ -191,6 +200,9 @@ impl Responder {
                 conn.out().extend_from_slice(RequestError::Malformed("target").reply());
                 Dispatch::Close
             }
+            _ if method != Method::Options && manage::is_managed(&route, method) => {
+                self.manage(hub, conn, request, (method, &route), reply)
+            }
             _ => {
                 let mut out = conn.out();
                 if method != Method::Options
@@ -227,6 +239,20 @@ impl Responder {
             Err(_) => Ok(&b""[..]),
         };
         let parsed = body.and_then(|body| keys::parse(method, path, query, content_type, body, now, &mut scratch));
+        if let Ok(asked) = &parsed
+            && hub.node.borrow().auth().is_enabled()
+        {
+            match manage::right_to_key(hub, conn, request, method, path, asked) {
+                Right::Granted => {}
+                Right::Denied if behind_writes => return Dispatch::BehindWrites,
+                Right::Denied => {
+                    let denied = ApiError::request(ErrorCode::Unauthorized, INSUFFICIENT);
+                    self.error(&mut conn.out(), &denied, reply);
+                    return Dispatch::Answered;
+                }
+                Right::Ask(plan) => return Dispatch::Verify(plan),
+            }
+        }
         let kind = parsed.as_ref().ok().map(|request| kind(method, request));
         let reply = Reply { kind, ..reply };
         let dispatch = match parsed {
@@ -234,7 +260,7 @@ impl Responder {
                 match hub.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
                     Admission::Yes => {
                         self.count_received(reply);
-                        let token = conn.expect_write(no_value_on_success, reply);
+                        let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
                         hub.propose(token, write);
                         Dispatch::Proposed
                     }
@@ -275,6 +301,11 @@ impl Responder {
     /// The `Date` header now.
     pub(super) fn date(&self, now: UnixNanos) -> HttpDate {
         self.date.at(now)
+    }
+
+    /// `X-Etcd-Cluster-Id`.
+    pub(super) fn cluster_id(&self) -> &str {
+        &self.cluster_id
     }
 
     pub(super) fn head<'a>(&'a self, status: u16, reply: Reply, date: &'a HttpDate) -> ReplyHead<'a> {
@@ -338,7 +369,8 @@ impl Responder {
     }
 
     /// Answers a write.
-    pub fn outcome(&self, out: &mut Vec<u8>, hub: &Hub, outcome: &Outcome, no_value: bool, reply: Reply) {
+    pub fn outcome(&self, out: &mut Vec<u8>, hub: &Hub, outcome: &Outcome, form: &Form, reply: Reply) {
+        let Form::Keys { no_value } = *form else { return self.managed(out, form, outcome, reply) };
         match outcome {
             Outcome::Event(event) => {
                 let date = self.date.at(clock::now());
@@ -351,6 +383,7 @@ impl Responder {
             }
             Outcome::Refused(error) => self.store_error(out, error, reply),
             Outcome::Failed(reason) => self.error(out, &failure(*reason), reply),
+            Outcome::Auth(_) | Outcome::Members(_) => unreachable!("a write to keys ends as one"),
         }
     }
 
@@ -387,7 +420,7 @@ impl Responder {
     }
 
     /// Every endpoint but the keys.
-    fn other(&self, hub: &Hub, out: &mut Vec<u8>, method: Method, route: &Route<'_>, reply: Reply) {
+    pub(super) fn other(&self, hub: &Hub, out: &mut Vec<u8>, method: Method, route: &Route<'_>, reply: Reply) {
         let date = self.date.at(clock::now());
         if method == Method::Options {
             append_reply_bytes(out, &self.head(200, reply, &date), b"");

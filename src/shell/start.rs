@@ -13,17 +13,19 @@ use glommio::timer::Timer;
 use ringd_storage::datadir::DataDir;
 use ringd_storage::format::Identity;
 use ringd_storage::fs::FsMedium;
-use ringd_storage::ids::{RaftIndex, Term};
+use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::payload::{ItemClass, MemberRecord};
 use ringd_storage::recover::{clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
 
+use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
 use super::{clock, executor, fan_out, listener, pace, raw, signals, snapshot};
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::Config;
+use crate::core::auth::Auth;
 use crate::core::event::Input;
 use crate::core::membership::{self, Member, Membership};
 use crate::core::node::{Node, NodeConfig, NodeStart};
@@ -132,7 +134,7 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         "recovered {}",
         config.data_dir.display()
     );
-    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services);
+    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?);
     hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     glommio::spawn_local(driver::drive(Rc::clone(&hub))).detach();
@@ -240,14 +242,14 @@ fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium
         // A new WAL, or one whose first start was interrupted before it wrote anything.
         bootstrap(config, &mut recovered)?;
     }
-    let (store, members, base) = match &recovered.snapshot {
-        Some((meta, name)) => {
-            let (store, members) = load(directory.snap(), name, &store_options)?;
-            (store, members, Some(meta.clone()))
+    let (loaded, base) = match &recovered.snapshot {
+        Some((meta, name)) => (load(directory.snap(), name, &store_options)?, Some(meta.clone())),
+        None => {
+            let (members, auth) = (Membership::default(), Auth::default());
+            (Loaded { store: Store::new(&store_options), members, auth }, None)
         }
-        None => (Store::new(&store_options), Membership::default(), None),
     };
-    let node = build_node(config, &recovered, store, members, base.as_ref()).map_err(StartError::Config)?;
+    let node = build_node(config, &recovered, loaded, base.as_ref()).map_err(StartError::Config)?;
     if recovered.must_catch_up {
         // One voter has nobody to catch up with: what was cut was never acknowledged by anyone else.
         clear_tail_cut(directory.wal())?;
@@ -308,29 +310,47 @@ fn bootstrap(config: &Config, recovered: &mut ringd_storage::recover::Recovered<
     Ok(())
 }
 
-fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<(Store, Membership), LoadSnapshotError> {
+/// What a snapshot holds.
+struct Loaded {
+    store: Store,
+    members: Membership,
+    auth: Auth,
+}
+
+fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<Loaded, LoadSnapshotError> {
     let reader = SnapshotReader::open(snap_dir, name)?;
     let file = || snap_dir.path().join(name).display().to_string();
     let mut loader = Loader::new(options);
     let mut members = Membership::default();
+    let mut auth = Auth::default();
+    let other = |reason: String| LoadSnapshotError::Member { file: file(), reason };
     reader.for_each(|key, value| -> Result<(), LoadSnapshotError> {
         let taken = loader.item(key, value).map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-        if !taken && key.first() == Some(&(ItemClass::Member as u8)) {
-            let record: MemberRecord<'_> = ringd_storage::codec::decode(value)
-                .map_err(|error| LoadSnapshotError::Member { file: file(), reason: error.to_string() })?;
+        if taken {
+            return Ok(());
+        }
+        if key.first() == Some(&(ItemClass::Member as u8)) {
+            let record: MemberRecord<'_> =
+                ringd_storage::codec::decode(value).map_err(|error| other(error.to_string()))?;
             members.put(Member::from(record));
+        } else if let [class, id @ ..] = key
+            && *class == ItemClass::RemovedMember as u8
+        {
+            let id = id.try_into().map_err(|_| other("the id of a removed member has 8 bytes".to_owned()))?;
+            members.restore_removed(MemberId::new(u64::from_be_bytes(id)));
+        } else {
+            auth.read_item(key, value).map_err(|error| other(error.to_string()))?;
         }
         Ok(())
     })?;
     let store = loader.finish().map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-    Ok((store, members))
+    Ok(Loaded { store, members, auth })
 }
 
 fn build_node(
     config: &Config,
     recovered: &ringd_storage::recover::Recovered<FsMedium>,
-    store: Store,
-    members: Membership,
+    Loaded { store, members, auth }: Loaded,
     base: Option<&SnapshotMeta>,
 ) -> Result<Node, String> {
     let (applied, applied_term) =
@@ -350,8 +370,9 @@ fn build_node(
         request_timeout_ticks: ticks(REQUEST_TIMEOUT + 2 * config.election_timeout) as u64,
         snapshot_entries: config.snapshot_count,
         catch_up_entries: CATCH_UP_ENTRIES,
+        strict_reconfig_check: config.strict_reconfig_check,
         cluster_version: ETCD_CLUSTER_VERSION,
         seed: now.get(),
     };
-    Node::new(node_config, NodeStart { log, applied, applied_term, store, members, now })
+    Node::new(node_config, NodeStart { log, applied, applied_term, store, members, auth, now })
 }
