@@ -10,7 +10,7 @@
 //! 3. At most one bcrypt runs at a time, so that guessing cannot occupy the threads the disk needs.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
@@ -84,8 +84,8 @@ pub struct Findings {
 #[derive(Debug, Default)]
 struct Verdicts {
     version: u64,
-    young: HashMap<Fingerprint, Rc<str>>,
-    old: HashMap<Fingerprint, Rc<str>>,
+    young: BTreeMap<Fingerprint, Rc<str>>,
+    old: BTreeMap<Fingerprint, Rc<str>>,
 }
 
 impl Verdicts {
