@@ -1,5 +1,6 @@
 //! What a start costs: walking one full 64 MiB segment of 128-byte entries (16 per frame), looking for vouchers in an
 //! empty one, and loading a snapshot of a million items of 100 bytes. Target for the last: 100 ms, warm.
+#![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -18,6 +18,7 @@ pub mod url;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const HEARTBEATS_PER_ELECTION: u64 = 5;
 /// The smallest request head a client could use at all.
 const HEADER_BYTES_MIN: u64 = 1024;
+/// The longest timeout of a client; a longer one is a slip of the unit. Zero is for those who want none.
+const SECONDS_MAX: u64 = 86_400;
 
 /// Everything that was decided before the node starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,12 +87,31 @@ pub struct Config {
     pub connections_max: u64,
     /// What one request may cost.
     pub limits: Limits,
+    /// How long a client may take.
+    pub timeouts: Timeouts,
+    /// Events kept for watches that begin in the past.
+    pub history_events: usize,
+    /// Bytes those events may keep alive.
+    pub history_bytes: usize,
     /// How long to poll for completions before sleeping.
     pub spin_before_park: Duration,
     /// Whether to set IORING_SETUP_COOP_TASKRUN.
     pub coop_taskrun: bool,
     /// Lines for the log, once there is one.
     pub notices: Vec<Notice>,
+}
+
+/// How long a client may take, in whole seconds; `None` is for ever. etcd waits for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Between two requests.
+    pub idle: Option<NonZeroU32>,
+    /// From the first byte of a request to the end of its head.
+    pub head: Option<NonZeroU32>,
+    /// From the end of the head to the end of the body.
+    pub body: Option<NonZeroU32>,
+    /// Without taking a byte of what is sent to it.
+    pub write: Option<NonZeroU32>,
 }
 
 /// Whether this member starts a cluster or joins one.
@@ -420,6 +442,14 @@ impl Values {
             cors: self.cors()?,
             connections_max: self.at_least("ringd-connections-max", 1)?,
             limits,
+            timeouts: Timeouts {
+                idle: self.seconds("ringd-idle-timeout")?,
+                head: self.seconds("ringd-header-timeout")?,
+                body: self.seconds("ringd-body-timeout")?,
+                write: self.seconds("ringd-write-timeout")?,
+            },
+            history_events: usize::try_from(self.at_least("ringd-history-events", 1)?).unwrap_or(usize::MAX),
+            history_bytes: usize::try_from(self.uint("ringd-history-bytes")).unwrap_or(usize::MAX),
             spin_before_park: Duration::from_micros(self.uint("ringd-spin-before-park-us")),
             coop_taskrun: self.bool("ringd-coop-taskrun"),
             notices: self.notices,
@@ -516,6 +546,16 @@ impl Values {
             body_bytes_max: self.uint("ringd-request-body-max"),
             ..Limits::default()
         })
+    }
+
+    /// Zero is for ever.
+    fn seconds(&self, name: &str) -> Result<Option<NonZeroU32>, ConfigError> {
+        match self.uint(name) {
+            value if value > SECONDS_MAX => {
+                Err(invalid(&format!("--{name} must be at most {SECONDS_MAX} (set to {value})")))
+            }
+            value => Ok(NonZeroU32::new(u32::try_from(value).expect("at most a day"))),
+        }
     }
 
     fn at_least(&self, name: &str, least: u64) -> Result<u64, ConfigError> {

@@ -3,5 +3,6 @@
 pub mod api;
 pub mod config;
 pub mod core;
+pub mod metrics;
 pub mod shell;
 pub mod wire;

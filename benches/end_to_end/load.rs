@@ -38,6 +38,8 @@ pub struct Sample {
 /// From `ringbench wal`.
 pub struct SyncFigures {
     pub sync_us: f64,
+    /// The copy into the map, with its page fault, and the sync.
+    pub with_append_us: f64,
     pub floor_us: f64,
     pub ratio: f64,
 }
@@ -103,7 +105,12 @@ impl Load {
         })?;
         let summary = &report["summary"];
         let figure = |name: &str| summary[name].as_f64().ok_or(format!("ringbench wal does not report {name}"));
-        Ok(SyncFigures { sync_us: figure("sync_p50_us")?, floor_us: figure("floor_p50_us")?, ratio: figure("ratio")? })
+        Ok(SyncFigures {
+            sync_us: figure("sync_p50_us")?,
+            with_append_us: figure("append_and_sync_p50_us")?,
+            floor_us: figure("floor_p50_us")?,
+            ratio: figure("ratio")?,
+        })
     }
 
     fn call(&self, keep_off: bool, arguments: &dyn Fn(&mut Command)) -> Result<Value, Error> {

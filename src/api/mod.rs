@@ -1,7 +1,9 @@
 //! Request to command or query, outcome to response; pure.
 
 pub mod admin;
+pub mod auth;
 pub mod error;
+pub mod go_json;
 pub mod json;
 pub mod keys;
 pub mod members;
@@ -9,3 +11,5 @@ pub mod method;
 pub mod params;
 pub mod route;
 mod scan;
+pub mod stats;
+pub mod vars;

@@ -94,13 +94,14 @@ impl Route<'_> {
             Self::StatsSelf
             | Self::StatsStore
             | Self::StatsLeader
+            | Self::DebugVars
             | Self::Version
             | Self::Health
             | Self::AuthUsers
             | Self::AuthRoles => (&[Get], "GET"),
             Self::AuthEnable | Self::AuthUser(_) | Self::AuthRole(_) => (&[Get, Put, Delete], "GET,PUT,DELETE"),
             Self::LocalLog => (&[Put], "PUT"),
-            Self::Metrics | Self::DebugVars | Self::Redirect(_) | Self::NotFound | Self::BadTarget => {
+            Self::Metrics | Self::Redirect(_) | Self::NotFound | Self::BadTarget => {
                 return MethodVerdict::Allowed;
             }
         };

@@ -6,8 +6,10 @@
 use std::rc::Rc;
 
 use ringd_storage::ids::{EtcdIndex, MemberId, RaftIndex, Term};
-use ringd_storage::payload::KeyWrite;
+use ringd_storage::payload::{AuthWrite, KeyWrite};
 
+use super::auth::{AuthDone, AuthRefusal};
+use super::membership::{MemberChange, MemberRefusal};
 use super::replica::{Append, PeerMessage, ReadyNumber};
 use super::store::{Event, Fired, StoreError};
 
@@ -35,6 +37,20 @@ pub enum Input<'a> {
         token: ClientToken,
         /// What it asks for.
         write: KeyWrite<'a>,
+    },
+    /// A client's change of users, roles or their switch. Answered once, with its own token.
+    Auth {
+        /// Who waits.
+        token: ClientToken,
+        /// What it asks for.
+        write: AuthWrite<'a>,
+    },
+    /// A client's change of membership. Answered once, with its own token.
+    Members {
+        /// Who waits.
+        token: ClientToken,
+        /// What it asks for.
+        change: MemberChange,
     },
     /// A client wants a linearizable read; [`Effects::reads_ready`] tells when local state may answer it.
     LinearRead {
@@ -68,6 +84,10 @@ pub enum Outcome {
     Event(Rc<Event>),
     /// It was applied, and the store refused it; every member refused it equally.
     Refused(StoreError),
+    /// A change of the auth state was applied: what it achieved, or why every member refused it.
+    Auth(Result<AuthDone, AuthRefusal>),
+    /// A change of membership was applied, or refused.
+    Members(Result<(), MemberRefusal>),
     /// It was not applied as far as this node knows.
     Failed(ProposalFailure),
 }

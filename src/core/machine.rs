@@ -1,6 +1,6 @@
 //! The replicated state machine: what a committed entry does.
 //!
-//! Owns: the store, the member table, the cluster version, and the clients that wait for entries. Touches: payload
+//! Owns: the store, the auth state, the member table, the cluster version, and the clients that wait for entries. Touches: payload
 //! types and the store. Knows no raft message and no disk.
 //!
 //! Invariants:
@@ -11,10 +11,11 @@
 use raft::eraftpb::{Entry, EntryType};
 use ringd_storage::codec;
 use ringd_storage::ids::{RaftIndex, Term, UnixNanos};
-use ringd_storage::payload::{Command, MemberRecord, Proposal};
+use ringd_storage::payload::{Command, MemberRecord, Proposal, ProposalId};
 
+use super::auth::Auth;
 use super::event::{Answer, Effects, Notice, Outcome};
-use super::membership::{Member, Membership};
+use super::membership::{Member, MemberChange, Membership};
 use super::proposals::Proposals;
 use super::replica::{ConfChangeEntry, Replica};
 use super::store::Store;
@@ -25,6 +26,10 @@ pub struct Machine {
     pub store: Store,
     /// Who is in the cluster.
     pub members: Membership,
+    /// Who may do what.
+    pub auth: Auth,
+    /// A membership change that waits here was applied or refused.
+    pub changed: Option<ProposalId>,
     /// The last applied entry.
     pub applied: RaftIndex,
     /// Its term.
@@ -87,6 +92,21 @@ impl Machine {
                 effects.notices.push(Notice::ClusterVersion((*version).to_owned()));
                 None
             }
+            Command::Auth(write) => {
+                let applied = self.auth.apply(write);
+                (0..applied.steps).for_each(|_| self.store.bump(proposal.at));
+                Some(Outcome::Auth(applied.outcome))
+            }
+            Command::UpdateMember(record) => {
+                let peer_urls = record.peer_urls.iter().map(|&url| url.to_owned()).collect();
+                let verdict = self.members.validate(&MemberChange::Update { id: record.id, peer_urls });
+                if verdict.is_ok() {
+                    self.members.set_peer_urls(record.id, &record.peer_urls);
+                    self.store.bump(proposal.at);
+                    effects.notices.push(Notice::MembershipChanged);
+                }
+                Some(Outcome::Members(verdict))
+            }
         };
         if let (Some(token), Some(outcome)) = (self.proposals.applied(proposal.id), outcome) {
             effects.answers.push(Answer { token, outcome });
@@ -102,16 +122,41 @@ impl Machine {
 
     fn apply_conf_change(&mut self, replica: &mut Replica, entry: &Entry, effects: &mut Effects) -> Result<(), String> {
         let change = ConfChangeEntry::decode(entry)?;
-        replica.apply_conf_change(&change)?;
-        if change.removes {
-            self.members.remove(change.member);
-        } else if !change.context.is_empty() {
-            let record: MemberRecord<'_> = codec::decode(&change.context).map_err(|error| error.to_string())?;
-            self.members.put(Member::from(record));
+        let record = match change.context.as_ref() {
+            [] => None,
+            bytes => Some(codec::decode::<MemberRecord<'_>>(bytes).map_err(|error| error.to_string())?),
+        };
+        // The entries a cluster begins with name nobody who waits, and are beyond question.
+        let waiter = match entry.context.as_ref() {
+            [] => None,
+            bytes => Some(codec::decode::<ProposalId>(bytes).map_err(|error| error.to_string())?),
+        };
+        let verdict = match (&record, waiter) {
+            (_, None) => Ok(()),
+            (_, Some(_)) if change.removes => self.members.validate(&MemberChange::Remove(change.member)),
+            (Some(record), Some(_)) => self.members.validate(&MemberChange::Add(Member::from(record.clone()))),
+            (None, Some(_)) => Ok(()),
+        };
+        // What is refused never reaches raft's configuration: etcd applies it as a change of nobody.
+        if verdict.is_ok() {
+            replica.apply_conf_change(&change)?;
+            if change.removes {
+                self.members.remove(change.member);
+                // etcd deletes the member's node and makes one that remembers the id.
+                self.store.bump(UnixNanos::ZERO);
+            } else if let Some(record) = record {
+                self.members.put(Member::from(record));
+            }
+            // etcd keeps members in the same store as keys, so each change takes an index there.
+            self.store.bump(UnixNanos::ZERO);
+            effects.notices.push(Notice::MembershipChanged);
         }
-        // etcd keeps members in the same store as keys, so each change takes an index there.
-        self.store.bump(UnixNanos::ZERO);
-        effects.notices.push(Notice::MembershipChanged);
+        if let Some(id) = waiter {
+            self.changed = Some(id);
+            if let Some(token) = self.proposals.applied(id) {
+                effects.answers.push(Answer { token, outcome: Outcome::Members(verdict) });
+            }
+        }
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Inputs go into [`node::Node`], effects come out; the same node runs under an executor and under a simulator.
 
+pub mod auth;
 pub mod event;
 pub mod machine;
 pub mod membership;
@@ -11,5 +12,7 @@ mod node_tests;
 pub mod proposals;
 pub mod raft_log;
 pub mod reads;
+pub mod reconfig;
 pub mod replica;
+pub mod status;
 pub mod store;

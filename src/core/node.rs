@@ -10,16 +10,19 @@
 //! 3. All proposals of a turn become one raft message, hence one append.
 
 use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term, UnixNanos};
-use ringd_storage::payload::{Command, ItemClass};
+use ringd_storage::payload::{Command, ItemClass, MemberRecord};
 use ringd_storage::snapshot::push_item;
 
+use super::auth::Auth;
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
 use super::machine::{Machine, MoreDue};
-use super::membership::{Member, Membership};
+use super::membership::{Member, MemberChange, Membership};
 use super::proposals::Proposals;
 use super::raft_log::RaftLog;
 use super::reads::Reads;
+use super::reconfig::Reconfig;
 use super::replica::{Append, Replica, ReplicaStart};
+use super::status::RaftStatus;
 use super::store::Store;
 
 /// Nodes that one `Expire` entry may remove: bounds one apply to well under a millisecond.
@@ -50,6 +53,8 @@ pub struct NodeConfig {
     pub snapshot_entries: u64,
     /// Entries kept in memory behind a snapshot for slow followers (etcd: 5000).
     pub catch_up_entries: u64,
+    /// Refuse membership changes that leave too few started members (`--strict-reconfig-check`).
+    pub strict_reconfig_check: bool,
     /// The API level this build speaks.
     pub cluster_version: &'static str,
     /// Seeds what raft would draw at random.
@@ -68,6 +73,8 @@ pub struct NodeStart {
     pub store: Store,
     /// The members as of the snapshot.
     pub members: Membership,
+    /// Users and roles as of the snapshot.
+    pub auth: Auth,
     /// The clock at this start.
     pub now: UnixNanos,
 }
@@ -92,6 +99,7 @@ pub struct Node {
     replica: Replica,
     machine: Machine,
     reads: Reads,
+    reconfig: Reconfig,
     tick: u64,
     room: bool,
     early_answers: Vec<Answer>,
@@ -127,12 +135,15 @@ impl Node {
             machine: Machine {
                 store: start.store,
                 members: start.members,
+                auth: start.auth,
+                changed: None,
                 applied: start.applied,
                 applied_term: start.applied_term,
                 proposals,
                 expired: None,
             },
             reads: Reads::default(),
+            reconfig: Reconfig::default(),
             tick: 0,
             room: true,
             early_answers: Vec::new(),
@@ -161,17 +172,9 @@ impl Node {
                 self.propose_expiry(now);
             }
             Input::Peer(message) => self.replica.step(message),
-            Input::Propose { token, write } => {
-                let queue_full =
-                    self.replica.leader() == MemberId::default() && self.machine.proposals.queued() >= QUEUED_MAX;
-                if !self.room {
-                    self.answer_early(token, ProposalFailure::NoSpace);
-                } else if queue_full {
-                    self.answer_early(token, ProposalFailure::NotProposed);
-                } else {
-                    self.machine.proposals.queue(Some(token), Command::Keys(write), now, self.tick);
-                }
-            }
+            Input::Propose { token, write } => self.propose(token, Command::Keys(write), now),
+            Input::Auth { token, write } => self.propose(token, Command::Auth(write), now),
+            Input::Members { token, change } => self.change_members(token, change, now),
             Input::LinearRead { token } => self.reads.push(token, self.tick),
             Input::Persisted { upto } => self.replica.persisted(upto),
             Input::SnapshotStored { index } => {
@@ -198,6 +201,7 @@ impl Node {
         self.announce(now);
         loop {
             self.flush_proposals(effects);
+            self.advance_reconfig(effects);
             if let Some(context) = self.reads.begin_round(self.tick) {
                 self.replica.read_index(context);
             }
@@ -219,7 +223,11 @@ impl Node {
                 Some(_) => self.expire_pending = None,
                 None => {}
             }
-            if !self.machine.proposals.has_queued() || self.replica.leader() == MemberId::default() {
+            if let Some(id) = self.machine.changed.take() {
+                self.reconfig.applied(id);
+            }
+            let more = self.machine.proposals.has_queued() && self.replica.leader() != MemberId::default();
+            if !more && !self.reconfig.is_ready(&self.replica) {
                 break;
             }
         }
@@ -231,6 +239,43 @@ impl Node {
         {
             self.compact_to = None;
         }
+    }
+
+    fn propose(&mut self, token: ClientToken, command: Command<'_>, now: UnixNanos) {
+        let queue_full = self.replica.leader() == MemberId::default() && self.machine.proposals.queued() >= QUEUED_MAX;
+        if !self.room {
+            self.answer_early(token, ProposalFailure::NoSpace);
+        } else if queue_full {
+            self.answer_early(token, ProposalFailure::NotProposed);
+        } else {
+            self.machine.proposals.queue(Some(token), command, now, self.tick);
+        }
+    }
+
+    /// A new address is no matter of raft's, so it goes with the other commands; who votes goes one change at a time.
+    fn change_members(&mut self, token: ClientToken, change: MemberChange, now: UnixNanos) {
+        if let MemberChange::Update { id, peer_urls } = &change {
+            if let Err(refusal) = self.machine.members.validate(&change) {
+                self.early_answers.push(Answer { token, outcome: Outcome::Members(Err(refusal)) });
+                return;
+            }
+            let peer_urls = peer_urls.iter().map(String::as_str).collect();
+            let record = MemberRecord { id: *id, name: "", peer_urls, client_urls: Vec::new() };
+            self.propose(token, Command::UpdateMember(record), now);
+        } else if !self.room {
+            self.answer_early(token, ProposalFailure::NoSpace);
+        } else if !self.reconfig.push(token, change, self.tick) {
+            self.answer_early(token, ProposalFailure::NotProposed);
+        }
+    }
+
+    fn advance_reconfig(&mut self, effects: &mut Effects) {
+        if self.machine.proposals.has_queued() {
+            return;
+        }
+        let Machine { proposals, members, .. } = &mut self.machine;
+        let strict = self.config.strict_reconfig_check;
+        self.reconfig.advance(&mut self.replica, proposals, members, strict, self.tick, &mut effects.answers);
     }
 
     fn answer_early(&mut self, token: ClientToken, failure: ProposalFailure) {
@@ -257,6 +302,7 @@ impl Node {
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         let mut late = Vec::new();
         self.machine.proposals.expire(oldest, &mut late);
+        self.reconfig.expire(oldest, &mut self.early_answers);
         for token in late {
             self.answer_early(token, ProposalFailure::Timeout);
         }
@@ -360,6 +406,10 @@ impl Node {
                 ringd_storage::codec::encode_into(&member.record(), out);
             });
         }
+        for id in self.machine.members.removed() {
+            push_item(&mut head, &[&[ItemClass::RemovedMember as u8], &id.get().to_be_bytes()], |_| {});
+        }
+        self.machine.auth.write_items(&mut head);
         self.machine.store.capture_begin();
         let index = self.machine.applied;
         self.capture = Some(Capture {
@@ -417,6 +467,13 @@ impl Node {
         &self.machine.members
     }
 
+    /// Users and roles as of the last applied entry.
+    #[inline]
+    #[must_use]
+    pub fn auth(&self) -> &Auth {
+        &self.machine.auth
+    }
+
     /// The API level the cluster agreed on; empty before it did.
     #[must_use]
     pub fn cluster_version(&self) -> &str {
@@ -451,6 +508,24 @@ impl Node {
     #[must_use]
     pub fn is_leader(&self) -> bool {
         self.replica.is_leader()
+    }
+
+    /// How this node's raft looks from outside.
+    #[must_use]
+    pub fn raft_status(&self) -> RaftStatus {
+        self.replica.status(self.machine.applied)
+    }
+
+    /// Whether a leader is known.
+    #[must_use]
+    pub fn has_leader(&self) -> bool {
+        self.replica.leader() != MemberId::default()
+    }
+
+    /// Whether this node has no vote.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.replica.configuration().1.contains(&self.config.id)
     }
 
     /// What this node was built with.

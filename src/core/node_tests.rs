@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId, RaftIndex, Term, UnixNanos};
-use ringd_storage::payload::{ItemClass, KeyWrite, WriteMethod};
+use ringd_storage::payload::{AuthWrite, ItemClass, KeyWrite, UserChange, WriteMethod};
 
+use super::auth::{Auth, AuthDone, AuthRefusal};
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
-use super::membership::{Member, Membership, bootstrap_log};
+use super::membership::{Member, MemberChange, MemberRefusal, Membership, bootstrap_log};
 use super::node::{Node, NodeConfig, NodeStart};
 use super::raft_log::RaftLog;
 use super::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
@@ -74,6 +75,7 @@ fn config(id: u64) -> NodeConfig {
         request_timeout_ticks: 70,
         snapshot_entries: 1_000_000,
         catch_up_entries: 10,
+        strict_reconfig_check: true,
         cluster_version: "3.4.0",
         seed: 7,
     }
@@ -88,6 +90,7 @@ fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
         applied_term: Term::ZERO,
         store: Store::new(&StoreOptions::default()),
         members: Membership::default(),
+        auth: Auth::default(),
         now,
     };
     Node::new(config, start).unwrap()
@@ -433,4 +436,174 @@ fn a_snapshot_lets_the_log_go_and_loads_again() {
     let loaded = loader.finish().unwrap();
     assert_eq!(loaded.index(), cluster.nodes[0].store().index());
     assert_eq!(loaded.get(b"/k42").unwrap().value(), Some(&b"v"[..]));
+}
+
+fn newcomer(id: u64) -> Member {
+    Member {
+        id: MemberId::new(id),
+        name: String::new(),
+        peer_urls: vec![format!("http://127.0.0.1:{id}")],
+        client_urls: Vec::new(),
+    }
+}
+
+impl Cluster {
+    /// Three members that have started, and room for messages to two more that never will.
+    fn of_three() -> Self {
+        let mut cluster = Self::led(3);
+        cluster.cut = vec![3, 4];
+        cluster.tick(3);
+        cluster
+    }
+
+    fn change(&mut self, node: usize, seq: u32, change: MemberChange) {
+        self.input(node, Input::Members { token: token(seq), change });
+    }
+
+    fn member_answers(&mut self, node: usize) -> Vec<(u32, Result<(), MemberRefusal>)> {
+        let answers = self.answers(node).into_iter();
+        answers
+            .map(|answer| match answer.outcome {
+                Outcome::Members(result) => (answer.token.seq, result),
+                _ => panic!("a change of membership ends as one"),
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn members_are_added_updated_and_removed_for_good() {
+    let mut cluster = Cluster::of_three();
+    let before = cluster.nodes[0].store().index().get();
+    cluster.change(0, 1, MemberChange::Add(newcomer(4)));
+    cluster.settle();
+    assert_eq!(cluster.member_answers(0), [(1, Ok(()))]);
+    cluster.tick(2);
+    for node in 0..3 {
+        assert_eq!(cluster.nodes[node].members().get(MemberId::new(4)), Some(&newcomer(4)));
+    }
+    let update = || MemberChange::Update { id: MemberId::new(4), peer_urls: vec!["http://127.0.0.1:44".to_owned()] };
+    cluster.change(0, 2, update());
+    cluster.settle();
+    assert_eq!(cluster.member_answers(0), [(2, Ok(()))]);
+    assert_eq!(cluster.nodes[0].members().get(MemberId::new(4)).unwrap().peer_urls, ["http://127.0.0.1:44"]);
+    cluster.change(0, 3, MemberChange::Remove(MemberId::new(4)));
+    cluster.settle();
+    assert_eq!(cluster.member_answers(0), [(3, Ok(()))]);
+    assert_eq!(cluster.nodes[0].store().index().get(), before + 4, "one, one, and two for a removal");
+    cluster.change(0, 4, MemberChange::Remove(MemberId::new(4)));
+    cluster.change(0, 5, update());
+    cluster.change(0, 6, MemberChange::Remove(MemberId::new(99)));
+    cluster.settle();
+    let mut answers = cluster.member_answers(0);
+    answers.sort_by_key(|answer| answer.0);
+    let (removed, unknown) = (Err(MemberRefusal::IdRemoved), Err(MemberRefusal::IdNotFound));
+    assert_eq!(answers, [(4, removed), (5, removed), (6, unknown)]);
+    let (items, _) = capture(&mut cluster.nodes[0]);
+    assert!(items.contains_key(&[&[ItemClass::RemovedMember as u8][..], &4u64.to_be_bytes()].concat()));
+}
+
+#[test]
+fn changes_asked_for_at_once_happen_one_after_the_other() {
+    let mut cluster = Cluster::of_three();
+    cluster.change(0, 1, MemberChange::Add(newcomer(4)));
+    cluster.change(0, 2, MemberChange::Add(newcomer(4)));
+    cluster.change(0, 3, MemberChange::Remove(MemberId::new(4)));
+    cluster.put(0, 4, "/a", "1", None);
+    cluster.settle();
+    cluster.tick(2);
+    let answers = cluster.answers(0);
+    let seqs: Vec<u32> = answers.iter().map(|answer| answer.token.seq).collect();
+    assert_eq!(answers.len(), 4, "each is answered once: {seqs:?}");
+    for answer in answers {
+        match (answer.token.seq, answer.outcome) {
+            (1 | 3, Outcome::Members(Ok(())))
+            | (2, Outcome::Members(Err(MemberRefusal::IdExists)))
+            | (4, Outcome::Event(_)) => {}
+            (seq, _) => panic!("the wrong answer for {seq}"),
+        }
+    }
+    assert_eq!(cluster.nodes[0].members().len(), 3);
+}
+
+#[test]
+fn a_follower_can_change_the_members() {
+    let mut cluster = Cluster::of_three();
+    cluster.change(1, 1, MemberChange::Add(newcomer(4)));
+    cluster.settle();
+    cluster.tick(2);
+    assert_eq!(cluster.member_answers(1), [(1, Ok(()))]);
+    assert_eq!(cluster.nodes[2].members().len(), 4);
+}
+
+#[test]
+fn a_member_added_to_one_costs_the_quorum_and_changes_time_out() {
+    let mut cluster = Cluster::led(1);
+    cluster.cut = vec![1];
+    cluster.tick(1);
+    cluster.change(0, 1, MemberChange::Add(newcomer(2)));
+    cluster.settle();
+    assert_eq!(cluster.member_answers(0), [(1, Ok(()))]);
+    cluster.put(0, 2, "/a", "1", None);
+    cluster.change(0, 3, MemberChange::Remove(MemberId::new(2)));
+    cluster.change(0, 4, MemberChange::Remove(MemberId::new(2)));
+    cluster.tick(80);
+    let answers = cluster.answers(0);
+    assert_eq!(answers.len(), 3);
+    for answer in &answers {
+        assert!(matches!(answer.outcome, Outcome::Failed(ProposalFailure::Timeout)), "{:?}", answer.token);
+    }
+    assert_eq!(cluster.nodes[0].leader(), MemberId::default(), "nobody leads without a quorum");
+    cluster.change(0, 5, MemberChange::Add(newcomer(3)));
+    cluster.tick(80);
+    assert_eq!(cluster.answers(0).len(), 1, "a change that never began is given up, too");
+}
+
+#[test]
+fn the_strict_check_can_be_switched_off() {
+    let mut cluster = Cluster::new(1);
+    let config = NodeConfig { strict_reconfig_check: false, ..config(1) };
+    cluster.nodes[0] = start(config, &cluster.disks[0], cluster.now);
+    cluster.settle();
+    cluster.input(0, Input::Campaign);
+    cluster.settle();
+    cluster.cut = vec![1, 2];
+    let double = |id| Member { peer_urls: vec!["http://127.0.0.1:1".to_owned()], ..newcomer(id) };
+    cluster.change(0, 1, MemberChange::Add(double(2)));
+    cluster.settle();
+    assert_eq!(cluster.member_answers(0), [(1, Err(MemberRefusal::PeerUrlExists))]);
+    let mut strict = Cluster::led(1);
+    strict.change(0, 1, MemberChange::Remove(MemberId::new(1)));
+    strict.settle();
+    assert_eq!(strict.member_answers(0), [(1, Err(MemberRefusal::NotEnoughStarted))]);
+}
+
+#[test]
+fn auth_writes_are_replicated_answered_and_survive_a_restart() {
+    let mut cluster = Cluster::led(1);
+    cluster.tick(1);
+    let before = cluster.nodes[0].store().index().get();
+    let root = || UserChange { name: "root", password_hash: Some("h"), roles: None, grant: vec![], revoke: vec![] };
+    cluster.input(0, Input::Auth { token: token(1), write: AuthWrite::PutUser(root()) });
+    cluster.input(0, Input::Auth { token: token(2), write: AuthWrite::Enable });
+    cluster.input(0, Input::Auth { token: token(3), write: AuthWrite::Enable });
+    cluster.settle();
+    let answers = cluster.answers(0);
+    assert_eq!(answers.len(), 3);
+    assert!(matches!(&answers[0].outcome, Outcome::Auth(Ok(AuthDone::User { created: true, .. }))));
+    assert!(matches!(&answers[1].outcome, Outcome::Auth(Ok(AuthDone::Quiet))));
+    assert!(matches!(&answers[2].outcome, Outcome::Auth(Err(AuthRefusal::AlreadyEnabled))));
+    assert_eq!(cluster.nodes[0].store().index().get(), before + 4 + 1 + 2);
+    if let Some(append) = cluster.nodes[0].take_pending_hard_state() {
+        cluster.disks[0].append(&append);
+    }
+    let mut again = start(config(1), &cluster.disks[0], cluster.now);
+    again.poll(cluster.now, &mut Effects::default());
+    assert!(again.auth().is_enabled());
+    assert_eq!(again.auth(), cluster.nodes[0].auth());
+    let (items, _) = capture(&mut again);
+    let mut restored = Auth::default();
+    let taken = items.iter().filter(|(key, value)| restored.read_item(key, value).unwrap()).count();
+    assert_eq!(taken, 3, "the switch, user root and role guest");
+    assert!(restored.is_enabled() && restored.is_root("root"));
 }

@@ -74,6 +74,19 @@ impl Proposals {
         self.window.push_back(token.map(|token| Waiter { token, since_tick: tick }));
     }
 
+    /// A place for a proposal that does not travel with the batch. Nothing may be queued.
+    ///
+    /// # Panics
+    /// When something is.
+    pub fn reserve(&mut self, token: ClientToken, tick: u64) -> ProposalId {
+        assert!(self.queued.is_empty(), "a batch is gathering");
+        let id = ProposalId { origin: self.origin, seq: self.next_seq() };
+        self.outstanding += 1;
+        self.window.push_back(Some(Waiter { token, since_tick: tick }));
+        self.queued_from_seq = self.next_seq();
+        id
+    }
+
     /// How many are queued.
     #[must_use]
     pub fn queued(&self) -> usize {
@@ -210,6 +223,22 @@ mod tests {
         assert_eq!(expired, [token(0), token(1)]);
         assert_eq!(proposals.applied(id(0)), None);
         assert_eq!(proposals.applied(id(2)), Some(token(2)));
+    }
+
+    #[test]
+    fn a_reserved_place_is_answered_like_any_and_not_refused_with_a_batch() {
+        let mut proposals = filled(1);
+        proposals.take_queued();
+        let reserved = proposals.reserve(token(5), 1);
+        assert_eq!(reserved, id(1));
+        let from = proposals.queued_from();
+        proposals.queue(Some(token(6)), Command::Expire { limit: 1 }, UnixNanos::ZERO, 1);
+        proposals.take_queued();
+        let mut refused = Vec::new();
+        proposals.refuse_from(from, &mut refused);
+        assert_eq!(refused, [token(6)]);
+        assert_eq!(proposals.applied(reserved), Some(token(5)));
+        assert_eq!(proposals.outstanding(), 1);
     }
 
     #[test]

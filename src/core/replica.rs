@@ -14,12 +14,13 @@ use std::collections::VecDeque;
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{ProgressState, RawNode, StateRole};
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
 
 use super::event::{Effects, SnapshotDone};
 use super::raft_log::{RaftLog, conf_state};
+use super::status::{Progress, RaftStatus};
 
 /// A raft message between members; only the peer codec looks inside.
 pub type PeerMessage = Message;
@@ -174,6 +175,24 @@ pub fn add_voter_entry(index: RaftIndex, term: Term, member: MemberId, context: 
     entry
 }
 
+/// The change that one member makes or suffers; `context` is its record.
+#[must_use]
+pub fn voter_change(member: MemberId, removes: bool, context: Vec<u8>) -> VoterChange {
+    let mut change = ConfChange::default();
+    change.set_change_type(if removes {
+        raft::eraftpb::ConfChangeType::RemoveNode
+    } else {
+        raft::eraftpb::ConfChangeType::AddNode
+    });
+    change.node_id = member.get();
+    change.context = context.into();
+    VoterChange(change)
+}
+
+/// A membership change to propose.
+#[derive(Debug)]
+pub struct VoterChange(ConfChange);
+
 /// The append that writes a bootstrap log, before any replica exists.
 #[must_use]
 pub fn bootstrap_append(entries: Vec<Entry>, commit: RaftIndex) -> Append {
@@ -288,6 +307,20 @@ impl Replica {
         message.from = self.raw.raft.id;
         message.set_entries(datas.map(|data| Entry { data, ..Entry::default() }).collect());
         self.raw.raft.step(message).map_err(|_| NotProposed)
+    }
+
+    /// Proposes a membership change; `waiter` becomes the entry's own context.
+    ///
+    /// # Errors
+    /// [`NotProposed`] when there is no leader or it takes no more.
+    pub fn propose_change(&mut self, waiter: Vec<u8>, change: VoterChange) -> Result<(), NotProposed> {
+        self.raw.propose_conf_change(waiter, change.0).map_err(|_| NotProposed)
+    }
+
+    /// Whether an earlier membership change may be in the log, not applied: a leader would drop another one.
+    #[must_use]
+    pub fn change_is_pending(&self) -> bool {
+        self.raw.raft.has_pending_conf()
     }
 
     /// Begins a ReadIndex round; its context comes back in [`Pumped::read_states`], or never (retry by tick).
@@ -415,6 +448,42 @@ impl Replica {
     #[must_use]
     pub fn last_index(&self) -> RaftIndex {
         RaftIndex::new(self.raw.raft.raft_log.last_index())
+    }
+
+    /// What an operator may want to see.
+    #[must_use]
+    pub fn status(&self, applied: RaftIndex) -> RaftStatus {
+        let raft = &self.raw.raft;
+        let mut progress = Vec::new();
+        if self.is_leader() {
+            progress.extend(raft.prs().iter().map(|(&id, known)| Progress {
+                id: MemberId::new(id),
+                matched: RaftIndex::new(known.matched),
+                next: RaftIndex::new(known.next_idx),
+                state: match known.state {
+                    ProgressState::Probe => "StateProbe",
+                    ProgressState::Replicate => "StateReplicate",
+                    ProgressState::Snapshot => "StateSnapshot",
+                },
+            }));
+            progress.sort_unstable_by_key(|known| known.id);
+        }
+        RaftStatus {
+            id: MemberId::new(raft.id),
+            term: self.term(),
+            vote: MemberId::new(raft.vote),
+            committed: self.committed(),
+            applied,
+            leader: self.leader(),
+            role: match raft.state {
+                StateRole::Leader => "StateLeader",
+                StateRole::Follower => "StateFollower",
+                StateRole::Candidate => "StateCandidate",
+                StateRole::PreCandidate => "StatePreCandidate",
+            },
+            transferee: MemberId::new(raft.lead_transferee.unwrap_or(0)),
+            progress,
+        }
     }
 
     /// Voters and learners as of the last applied change.

@@ -6,8 +6,10 @@
 //! Invariants:
 //! 1. Answers leave in the order of their requests, whatever order their outcomes arrive in.
 //! 2. A read behind a write of the same connection sees that write: it waits until the write was answered.
-//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer, a watcher's
-//!    mailbox by [`MAILBOX_MAX`].
+//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer.
+//! 4. A client that keeps its connection busy lets others run: between two waits the task yields when its time is up.
+//! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
+//!    if it does not read.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,30 +22,47 @@ use std::task::{Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
+use super::clock;
+use super::credentials::{self, Findings, HashPlan, VerifyPlan};
 use super::driver::Hub;
 use super::notify::Notify;
+use super::pace::{Pace, Phase};
+use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
+use super::watching::{Mailbox, watch};
 use crate::core::event::{ClientToken, Outcome};
-use crate::core::store::{Event, WatchStart, WatcherId};
+use crate::core::membership::MemberChange;
+use crate::core::store::{Event, WatcherId};
+use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
-use crate::wire::http_reply::{CONTINUE, Stream};
+use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT};
 
 /// Writes of one connection that may wait for the disk at once; more pipelined ones wait in the input buffer.
 const WRITES_PENDING_MAX: usize = 256;
 /// Answers are sent once this much has gathered, even if more requests are at hand.
-const OUT_HIGH_BYTES: usize = 64 << 10;
-/// Input that may gather behind a watch; more stays in the socket.
-const WATCH_INPUT_MAX: usize = 64 << 10;
-/// Events that may wait for one slow watcher; beyond it the watch ends, as in etcd (its channel holds 100).
-pub const MAILBOX_MAX: usize = 100;
+pub(super) const OUT_HIGH_BYTES: usize = 64 << 10;
 /// Buffers larger than this are given back when a connection goes idle: most requests fit, and idle ones are many.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
+
+/// How the outcome of a write is to be told.
+#[derive(Debug)]
+pub enum Form {
+    /// As an event, or one of the keys' errors.
+    Keys {
+        /// Leave the node out of a success.
+        no_value: bool,
+    },
+    /// As the auth endpoints answer.
+    Auth,
+    /// As the members endpoints answer; what was asked for is part of the answer.
+    Members(Box<MemberChange>),
+}
 
 /// A write whose outcome is awaited.
 #[derive(Debug)]
 struct PendingWrite {
     seq: u32,
-    no_value: bool,
+    form: Form,
     reply: Reply,
     /// Rendered already, but an earlier one is still awaited.
     rendered: Option<Vec<u8>>,
@@ -54,14 +73,6 @@ const LINGER_BYTES_MAX: usize = 32 << 20;
 /// And for this long.
 const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// What a watcher was sent and has not been told yet.
-#[derive(Default)]
-struct Mailbox {
-    events: VecDeque<Rc<Event>>,
-    /// No more will come: the one-shot event arrived, or the reader was too slow.
-    ended: bool,
-}
-
 /// The part of a connection that others reach: the driver puts answers here and wakes the task.
 pub struct Conn {
     slot: u32,
@@ -71,15 +82,21 @@ pub struct Conn {
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<PendingWrite>>,
     next_seq: Cell<u32>,
-    mailbox: RefCell<Mailbox>,
-    linear_read: Cell<Option<bool>>,
-    wake: Notify,
+    pub(super) mailbox: Mailbox,
+    /// The linearizable read that is awaited, by its token's number, and what became of it.
+    linear_read: Cell<(u32, Option<bool>)>,
+    /// Bytes that all connections have sent.
+    sent_bytes: Rc<Cell<u64>>,
+    findings: Findings,
+    pub(super) wake: Notify,
+    /// How long it may take for what it is doing.
+    pub pace: Pace,
 }
 
 impl Conn {
     /// A connection in this slot.
     #[must_use]
-    pub fn new(slot: u32, generation: u32, peer: bool) -> Self {
+    pub fn new(slot: u32, generation: u32, peer: bool, sent_bytes: Rc<Cell<u64>>) -> Self {
         Self {
             slot,
             generation,
@@ -87,9 +104,12 @@ impl Conn {
             out: RefCell::default(),
             pending: RefCell::default(),
             next_seq: Cell::new(0),
-            mailbox: RefCell::default(),
-            linear_read: Cell::new(None),
+            mailbox: Mailbox::default(),
+            linear_read: Cell::default(),
+            sent_bytes,
+            findings: Findings::default(),
             wake: Notify::default(),
+            pace: Pace::default(),
         }
     }
 
@@ -111,6 +131,11 @@ impl Conn {
         self.generation
     }
 
+    /// What this connection's own password checks found.
+    pub(super) fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
     fn token(&self) -> ClientToken {
         let seq = self.next_seq.get();
         self.next_seq.set(seq.wrapping_add(1));
@@ -118,9 +143,9 @@ impl Conn {
     }
 
     /// Remembers that an answer is owed for a write; its outcome arrives under the token.
-    pub fn expect_write(&self, no_value: bool, reply: Reply) -> ClientToken {
+    pub fn expect_write(&self, form: Form, reply: Reply) -> ClientToken {
         let token = self.token();
-        self.pending.borrow_mut().push_back(PendingWrite { seq: token.seq, no_value, reply, rendered: None });
+        self.pending.borrow_mut().push_back(PendingWrite { seq: token.seq, form, reply, rendered: None });
         token
     }
 
@@ -130,7 +155,7 @@ impl Conn {
     }
 
     /// The token watchers carry.
-    fn watch_token(&self) -> u64 {
+    pub(super) fn watch_token(&self) -> u64 {
         u64::from(self.slot) | u64::from(self.generation) << 32
     }
 
@@ -142,7 +167,7 @@ impl Conn {
         let mut out = self.out.borrow_mut();
         if place == 0 {
             let first = pending.pop_front().expect("front exists");
-            hub.responder.outcome(&mut out, hub, outcome, first.no_value, first.reply);
+            hub.responder.outcome(&mut out, hub, outcome, &first.form, first.reply);
             while pending.front().is_some_and(|next| next.rendered.is_some()) {
                 let next = pending.pop_front().expect("checked");
                 out.extend_from_slice(&next.rendered.expect("checked"));
@@ -153,31 +178,36 @@ impl Conn {
             }
         } else if let Some(later) = pending.get_mut(place) {
             let mut rendered = Vec::new();
-            hub.responder.outcome(&mut rendered, hub, outcome, later.no_value, later.reply);
+            hub.responder.outcome(&mut rendered, hub, outcome, &later.form, later.reply);
             later.rendered = Some(rendered);
         }
     }
 
-    /// Takes an event for this connection's watcher. False when the watcher is too slow and must be removed.
-    pub fn deliver(&self, event: Rc<Event>, last: bool) -> bool {
-        let mut mailbox = self.mailbox.borrow_mut();
-        if mailbox.ended {
-            return true;
+    /// Takes an event for one of this connection's watchers. False when the watcher is too slow, or no longer this
+    /// connection's, and must be removed.
+    pub fn deliver(&self, watcher: WatcherId, event: Rc<Event>, last: bool) -> bool {
+        let (wakes, stays) = self.mailbox.deliver(watcher, event, last);
+        if wakes {
+            self.wake.notify();
         }
-        let fits = mailbox.events.len() < MAILBOX_MAX;
-        if fits {
-            mailbox.events.push_back(event);
-        }
-        mailbox.ended = last || !fits;
-        drop(mailbox);
-        self.wake.notify();
-        fits
+        stays
     }
 
     /// A linearizable read may be answered now, or has no quorum.
-    pub fn linear_read_done(&self, confirmed: bool) {
-        self.linear_read.set(Some(confirmed));
-        self.wake.notify();
+    pub fn linear_read_done(&self, seq: u32, confirmed: bool) {
+        let (awaited, _) = self.linear_read.get();
+        if awaited == seq {
+            self.linear_read.set((seq, Some(confirmed)));
+            self.wake.notify();
+        }
+    }
+
+    /// Gives the answers' buffer back, for a connection that will wait long.
+    pub(super) fn release_out(&self) {
+        let mut out = self.out.borrow_mut();
+        if out.is_empty() {
+            *out = Vec::new();
+        }
     }
 
     /// Wakes the task to look at the hub's state (a stop).
@@ -200,6 +230,8 @@ enum Step {
     AwaitRoom,
     /// Send what has gathered, then go on with the bytes at hand.
     Flush,
+    Verify(VerifyPlan),
+    Hash(HashPlan),
     Watch(WatchPlan),
     LinearGet(GetPlan),
     /// Send what has gathered and close.
@@ -214,6 +246,10 @@ pub async fn serve(hub: Rc<Hub>, mut stream: TcpStream, peer: bool) {
     let ended = exchange(&hub, &conn, &mut stream).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
+        if error.kind() == io::ErrorKind::TimedOut {
+            // What it does not read would stay in the kernel for minutes.
+            raw::reset_on_close(&stream);
+        }
     }
     hub.connections.borrow_mut().close(&conn);
 }
@@ -224,24 +260,37 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
     loop {
         match step(hub, conn, &mut reader, &mut input) {
             Step::Read => {
-                flush(conn, stream).await?;
+                flush(hub, conn, stream).await?;
                 release(&mut input.bytes);
                 release(&mut conn.out.borrow_mut());
                 if hub.is_stopping() && !reader.is_inside_request(&input.bytes) {
                     return Ok(());
                 }
-                match read_or_wake(hub, conn, stream, &mut input.bytes).await? {
-                    Woke::Bytes => {}
-                    Woke::End => return Ok(()),
-                    Woke::Poked => {}
+                conn.pace.enter(awaited(&reader, &input.bytes), hub.second.get());
+                let woke = read_or_wake(hub, conn, stream, &mut input).await?;
+                match (woke, conn.pace.overdue()) {
+                    (Woke::End, _) | (Woke::Poked, Some(Phase::Idle)) => return Ok(()),
+                    (Woke::Poked, Some(_)) => {
+                        conn.out().extend_from_slice(REQUEST_TIMEOUT);
+                        return finish(hub, conn, stream).await;
+                    }
+                    (Woke::Bytes, _) | (Woke::Poked, None) => {}
                 }
             }
             Step::AwaitWrites => await_writes(conn).await,
             Step::AwaitRoom => {
-                flush(conn, stream).await?;
+                flush(hub, conn, stream).await?;
                 conn.wake.wait().await;
             }
-            Step::Flush => flush(conn, stream).await?,
+            Step::Flush => flush(hub, conn, stream).await?,
+            Step::Verify(plan) => {
+                flush(hub, conn, stream).await?;
+                credentials::verify_password(hub, conn, plan).await;
+            }
+            Step::Hash(plan) => {
+                flush(hub, conn, stream).await?;
+                credentials::hash_password(hub, conn, plan).await?;
+            }
             Step::Watch(plan) => {
                 if !watch(hub, conn, stream, &mut input, plan).await? {
                     return Ok(());
@@ -258,12 +307,24 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 return finish(hub, conn, stream).await;
             }
         }
+        glommio::yield_if_needed().await;
+    }
+}
+
+/// What a connection that reads is waiting for.
+fn awaited(reader: &RequestReader, bytes: &[u8]) -> Phase {
+    if reader.is_inside_body() {
+        Phase::Body
+    } else if reader.is_inside_request(bytes) {
+        Phase::Head
+    } else {
+        Phase::Idle
     }
 }
 
 /// Bytes from the client; those before `start` are served.
 #[derive(Default)]
-struct Input {
+pub(super) struct Input {
     bytes: Vec<u8>,
     start: usize,
     /// The client holds its body back until it reads `100 Continue`.
@@ -272,6 +333,14 @@ struct Input {
 
 /// Takes requests from the input until it runs out or something must be awaited.
 fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut Input) -> Step {
+    let begun = clock::monotonic();
+    hub.taking_since.set(begun);
+    let step = take_requests(hub, conn, reader, input);
+    hub.metrics.step(metrics::Step::Request, begun.elapsed());
+    step
+}
+
+fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut Input) -> Step {
     loop {
         if conn.writes_pending() >= WRITES_PENDING_MAX {
             return Step::AwaitWrites;
@@ -279,12 +348,20 @@ fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut 
         let next = reader.next(&input.bytes[input.start..], &hub.limits);
         match next {
             Next::Request(request) => {
+                conn.pace.serve();
                 let writes_pending = conn.writes_pending();
                 let keep_alive = request.keep_alive && !hub.is_stopping();
                 let dispatch = hub.responder.dispatch(hub, conn, &request, keep_alive, writes_pending > 0);
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
                     Dispatch::BehindWrites => return Step::AwaitWrites,
+                    Dispatch::ProposedAlone => {
+                        input.start += reader.served();
+                        return if keep_alive { Step::AwaitWrites } else { Step::Close };
+                    }
+                    Dispatch::Verify(_) | Dispatch::Hash(_) if writes_pending > 0 => return Step::AwaitWrites,
+                    Dispatch::Verify(plan) => return Step::Verify(plan),
+                    Dispatch::Hash(plan) => return Step::Hash(plan),
                     Dispatch::AwaitRoom if writes_pending > 0 => return Step::AwaitWrites,
                     Dispatch::AwaitRoom => return Step::AwaitRoom,
                     Dispatch::Close => return Step::Close,
@@ -333,6 +410,20 @@ fn step(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, input: &mut 
 }
 
 impl Input {
+    /// Forgets what is served, and the buffer with it when nothing else is in it.
+    pub(super) fn drop_served(&mut self) {
+        self.bytes.drain(..self.start);
+        self.start = 0;
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Bytes that are not served.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
     fn compact(&mut self, reader: &mut RequestReader) {
         self.bytes.drain(..self.start);
         self.start = 0;
@@ -356,30 +447,52 @@ async fn await_writes(conn: &Conn) {
     }
 }
 
-/// Sends everything that has gathered.
-async fn flush(conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+/// Sends everything that has gathered. `TimedOut` when the client takes nothing for too long.
+pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
     let mut sent = 0;
+    let mut blocked = false;
     poll_fn(|context| {
         let out = conn.out.borrow();
         while sent < out.len() {
             match Pin::new(&mut *stream).poll_write(context, &out[sent..]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(bytes)) => sent += bytes,
+                Poll::Ready(Ok(bytes)) => {
+                    sent += bytes;
+                    if blocked {
+                        conn.pace.unblocked(hub.second.get());
+                    }
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending if conn.pace.blocked(hub.second.get(), context.waker()) => {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Poll::Pending => {
+                    blocked = true;
+                    return Poll::Pending;
+                }
             }
         }
         Poll::Ready(Ok(()))
     })
     .await?;
+    if blocked {
+        conn.pace.serve();
+    }
     conn.out.borrow_mut().clear();
+    metrics::add(&conn.sent_bytes, sent as u64);
     Ok(())
 }
 
 /// Sends what is left, says goodbye, and reads on for a while: closing while the client still sends would reset the
 /// connection, and the reset can overtake the answer.
-async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
-    flush(conn, stream).await?;
+pub(super) async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+    flush(hub, conn, stream).await?;
+    // Boxed: it is rare, and every connection's task would hold its space for life.
+    Box::pin(linger(hub, stream)).await
+}
+
+/// Ends our side and throws away what still comes.
+pub(super) async fn linger(hub: &Hub, stream: &mut TcpStream) -> io::Result<()> {
     poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
     let discarded = async {
         let mut left = LINGER_BYTES_MAX;
@@ -399,17 +512,22 @@ async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()
     Ok(())
 }
 
-enum Woke {
+pub(super) enum Woke {
     Bytes,
     End,
     Poked,
 }
 
 /// Waits for bytes, the end of the stream, or a wake-up.
-async fn read_or_wake(hub: &Hub, conn: &Conn, stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<Woke> {
+pub(super) async fn read_or_wake(
+    hub: &Hub,
+    conn: &Conn,
+    stream: &mut TcpStream,
+    input: &mut Input,
+) -> io::Result<Woke> {
     let mut woken = pin!(conn.wake.wait());
     poll_fn(|context| {
-        if let Poll::Ready(read) = poll_read_into(hub, stream, into, context) {
+        if let Poll::Ready(read) = poll_read_into(hub, stream, &mut input.bytes, context) {
             return Poll::Ready(read);
         }
         woken.as_mut().poll(context).map(|()| Ok(Woke::Poked))
@@ -429,6 +547,7 @@ fn poll_read_into(
         Poll::Ready(Ok(0)) => Poll::Ready(Ok(Woke::End)),
         Poll::Ready(Ok(bytes)) => {
             into.extend_from_slice(&scratch[..bytes]);
+            metrics::add(&hub.metrics.received_bytes, bytes as u64);
             Poll::Ready(Ok(Woke::Bytes))
         }
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -437,100 +556,26 @@ fn poll_read_into(
 }
 
 async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
-    conn.linear_read.set(None);
-    hub.linear_read(conn.token());
-    let confirmed = loop {
-        if let Some(confirmed) = conn.linear_read.take() {
-            break confirmed;
+    let token = conn.token();
+    conn.linear_read.set((token.seq, None));
+    hub.linear_read(token);
+    let done = async {
+        loop {
+            if let (_, Some(confirmed)) = conn.linear_read.get() {
+                return confirmed;
+            }
+            conn.wake.wait().await;
         }
-        conn.wake.wait().await;
+    };
+    let confirmed = match plan.patience() {
+        None => done.await,
+        Some(patience) => {
+            let impatient = async {
+                glommio::timer::Timer::new(patience).await;
+                false
+            };
+            futures_lite::future::or(done, impatient).await
+        }
     };
     hub.responder.linear_get(&mut conn.out.borrow_mut(), hub, plan, confirmed);
-}
-
-/// Removes the watcher when the connection's task ends in any way.
-struct WatchGuard<'a> {
-    hub: &'a Hub,
-    id: Option<WatcherId>,
-}
-
-impl Drop for WatchGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.hub.node.borrow_mut().store_mut().unwatch(id);
-        }
-    }
-}
-
-/// Runs one watch. False when the connection is over.
-async fn watch(
-    hub: &Rc<Hub>,
-    conn: &Rc<Conn>,
-    stream: &mut TcpStream,
-    input: &mut Input,
-    plan: WatchPlan,
-) -> io::Result<bool> {
-    *conn.mailbox.borrow_mut() = Mailbox::default();
-    let mut guard = WatchGuard { hub, id: None };
-    let started = hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
-    let body = match started {
-        Err(error) => {
-            hub.responder.store_error(&mut conn.out.borrow_mut(), &error, plan.reply);
-            return Ok(plan.reply.keep_alive || finish(hub, conn, stream).await.map(|()| false)?);
-        }
-        Ok(start) => {
-            let body = hub.responder.watch_begins(&mut conn.out.borrow_mut(), hub, plan.reply);
-            match start {
-                WatchStart::Now(event) => {
-                    conn.deliver(event, !plan.stream);
-                }
-                WatchStart::Parked(id) => guard.id = Some(id),
-            }
-            body
-        }
-    };
-    loop {
-        let ended = tell(hub, conn, body, plan.reply);
-        flush(conn, stream).await?;
-        if ended {
-            break;
-        }
-        if hub.is_stopping() {
-            body.finish(&mut conn.out.borrow_mut());
-            finish(hub, conn, stream).await?;
-            return Ok(false);
-        }
-        if conn.mailbox.borrow().events.is_empty() {
-            let woke = if input.bytes.len() - input.start < WATCH_INPUT_MAX {
-                read_or_wake(hub, conn, stream, &mut input.bytes).await?
-            } else {
-                conn.wake.wait().await;
-                Woke::Poked
-            };
-            if matches!(woke, Woke::End) {
-                return Ok(false);
-            }
-        }
-    }
-    if body.must_close() {
-        finish(hub, conn, stream).await?;
-        return Ok(false);
-    }
-    Ok(true)
-}
-
-/// Renders what the mailbox holds; true when the watch is over.
-fn tell(hub: &Hub, conn: &Conn, body: Stream, reply: Reply) -> bool {
-    let mut mailbox = conn.mailbox.borrow_mut();
-    let mut out = conn.out.borrow_mut();
-    while let Some(event) = mailbox.events.pop_front() {
-        if !reply.head_only {
-            body.append(&mut out, |out| hub.responder.watch_event(out, &event));
-        }
-    }
-    let ended = mailbox.ended;
-    if ended {
-        body.finish(&mut out);
-    }
-    ended
 }

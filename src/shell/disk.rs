@@ -20,16 +20,19 @@ use std::time::Duration;
 
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
+use ringd_storage::format::SnapshotMarker;
 use ringd_storage::fs::{FsFile, FsMedium};
+use ringd_storage::ids::{RaftIndex, WalIndex};
 use ringd_storage::prepare::{PrepareError, Retired, Spare, discard, prepare_spare};
 use ringd_storage::record::Record;
-use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal};
+use ringd_storage::wal::{AppendError, FrameBuilder, SyncStep, SyncTicket, Wal};
 
 use super::driver::{Hub, die};
 use super::notify::Notify;
-use super::raw;
+use super::{clock, raw};
 use crate::core::event::Input;
 use crate::core::replica::{Append, ReadyNumber};
+use crate::metrics::nanos;
 
 /// A turn's batch is cut into frames of about this size, so that one frame never needs a whole segment.
 const FRAME_BYTES_MAX: u64 = 4 << 20;
@@ -41,6 +44,9 @@ const WRITE_OVERHEAD_BYTES: u64 = 256;
 const FILL_PAUSE: Duration = Duration::from_millis(1);
 /// After a failed preparation, try again this often: space may return.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// A sync that takes longer than this is worth a line, as in etcd.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
 
 /// Whether a client's write may be proposed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +77,9 @@ pub struct Disk {
     tail_file: RefCell<Option<(FsFile, Rc<BufferedFile>)>>,
     /// Segments a snapshot covers, to be recycled or removed.
     retired: RefCell<VecDeque<Retired>>,
-    /// Syncs done and the time they took, for the metrics.
+    /// Bytes of all frames appended.
+    pub appended_bytes: Cell<u64>,
+    /// Syncs done.
     pub syncs: Cell<u64>,
 }
 
@@ -96,6 +104,7 @@ impl Disk {
             hurry: Arc::new(AtomicBool::new(false)),
             tail_file: RefCell::default(),
             retired: RefCell::default(),
+            appended_bytes: Cell::new(0),
             syncs: Cell::new(0),
         };
         disk.spares_wanted.notify();
@@ -141,12 +150,12 @@ impl Disk {
                 Record::SnapshotMarker { marker, .. } => frame.push_snapshot_taken(marker),
             }
             if frame.bytes() >= FRAME_BYTES_MAX {
-                rolled |= frame.finish()?.rolled;
+                rolled |= self.finish(frame)?;
                 frame = wal.begin();
             }
         }
         if !frame.is_empty() {
-            rolled |= frame.finish()?.rolled;
+            rolled |= self.finish(frame)?;
         }
         if append.must_sync {
             self.appended.set(append.ready);
@@ -158,25 +167,38 @@ impl Disk {
         Ok(())
     }
 
+    /// Ends a frame and counts its bytes; true when a new segment was begun for it.
+    fn finish(&self, frame: FrameBuilder<'_, FsMedium>) -> Result<bool, AppendError> {
+        let appended = frame.finish()?;
+        self.appended_bytes.set(self.appended_bytes.get() + appended.bytes);
+        Ok(appended.rolled)
+    }
+
+    /// Whether client writes are refused until there is space.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full.get()
+    }
+
     /// Records that a snapshot is published; it becomes durable with the next sync.
     ///
     /// # Errors
     /// As [`Disk::append`].
-    pub fn append_snapshot_marker(&self, marker: ringd_storage::format::SnapshotMarker) -> Result<(), AppendError> {
+    pub fn append_snapshot_marker(&self, marker: SnapshotMarker) -> Result<WalIndex, AppendError> {
         let mut wal = self.wal.borrow_mut();
         let mut frame = wal.begin();
         frame.push_snapshot_taken(marker);
-        let rolled = frame.finish()?.rolled;
+        let appended = frame.finish()?;
         drop(wal);
-        if rolled {
+        if appended.rolled {
             self.spares_wanted.notify();
         }
         self.kick();
-        Ok(())
+        Ok(appended.index)
     }
 
     /// Hands segments that only hold entries before `keep_from` to the recycler.
-    pub fn retire(&self, keep_from: ringd_storage::ids::RaftIndex) {
+    pub fn retire(&self, keep_from: RaftIndex) {
         let retired = self.wal.borrow_mut().retire(keep_from);
         if !retired.is_empty() {
             self.retired.borrow_mut().extend(retired);
@@ -196,6 +218,12 @@ impl Disk {
     /// Whether a sync was begun this turn that the ring has not been told of yet.
     pub fn sync_awaits_submission(&self) -> bool {
         self.unsubmitted.take()
+    }
+
+    /// The last frame known to be on disk.
+    #[must_use]
+    pub fn durable(&self) -> WalIndex {
+        self.wal.borrow().durable()
     }
 
     /// Whether everything appended is durable.
@@ -235,7 +263,14 @@ pub async fn sync(hub: Rc<Hub>) {
         disk.sync_wanted.wait().await;
         while let Some(ticket) = disk.begin_sync() {
             let upto = disk.appended.get();
+            let begun = clock::monotonic();
             let ticket = perform(disk, ticket).await;
+            let took = begun.elapsed();
+            hub.metrics.sync.observe(nanos(took));
+            hub.metrics.wal_fsync.observe(nanos(took));
+            if took > SLOW_SYNC {
+                tracing::warn!("slow fdatasync: took {took:?}, expected less than {SLOW_SYNC:?}");
+            }
             disk.wal.borrow_mut().finish_sync(ticket);
             disk.syncs.set(disk.syncs.get() + 1);
             hub.input(Input::Persisted { upto });

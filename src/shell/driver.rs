@@ -10,24 +10,33 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 use ringd_storage::datadir::DataDir;
+use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
 use super::connection::Conn;
+use super::credentials::Credentials;
 use super::disk::Disk;
+use super::fan_out::FanOut;
 use super::notify::Notify;
+use super::process;
 use super::respond::{Responder, raft_position};
-use crate::core::event::{Answer, ClientToken, Effects, Input, Notice};
+use crate::config::{Cors, LogLevel};
+use crate::core::event::{Answer, ClientToken, Effects, Input, Notice, Outcome};
 use crate::core::node::Node;
 use crate::core::store::Fired;
+use crate::metrics::{self, Metrics, Step};
 use crate::wire::http_request::Limits;
 
 /// Reads pass through one buffer of this size; it holds a burst of pipelined requests.
 const SCRATCH_BYTES: usize = 64 << 10;
+
+/// etcd counts an apply as slow, and says so, beyond this.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 /// The connections, by slot.
 #[derive(Default)]
@@ -36,6 +45,8 @@ pub struct Connections {
     free: Vec<u32>,
     next_generation: u32,
     open: usize,
+    /// Bytes that all of them have sent.
+    pub sent_bytes: Rc<Cell<u64>>,
 }
 
 impl Connections {
@@ -46,7 +57,7 @@ impl Connections {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
         });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, peer));
+        let conn = Rc::new(Conn::new(slot, self.next_generation, peer, Rc::clone(&self.sent_bytes)));
         self.slots[slot as usize] = Some(Rc::clone(&conn));
         self.open += 1;
         conn
@@ -77,6 +88,18 @@ impl Connections {
         self.open == 0
     }
 
+    /// Slots there are, taken or free.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whoever has a slot now.
+    #[must_use]
+    pub fn at(&self, slot: usize) -> Option<&Rc<Conn>> {
+        self.slots.get(slot)?.as_ref()
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Rc<Conn>> {
         self.slots.iter().flatten()
     }
@@ -90,6 +113,12 @@ struct Owed {
     reads: Vec<(ClientToken, bool)>,
 }
 
+/// What the program around the node does for it.
+pub struct Services {
+    /// Changes the log level at run time.
+    pub set_log_level: Box<dyn Fn(LogLevel)>,
+}
+
 /// Everything of one node on its thread.
 pub struct Hub {
     /// The core.
@@ -98,10 +127,26 @@ pub struct Hub {
     pub disk: Disk,
     /// Who is connected.
     pub connections: RefCell<Connections>,
+    /// Whose passwords were verified.
+    pub credentials: Credentials,
     /// How answers look.
     pub responder: Responder,
     /// What one request may cost.
     pub limits: Limits,
+    /// What is counted.
+    pub metrics: Rc<Metrics>,
+    /// What the program lends.
+    pub services: Services,
+    /// When this hub was made, on both clocks.
+    pub begun: (Instant, UnixNanos),
+    /// Descriptors that were open when this hub was made.
+    pub fds_at_start: u64,
+    /// Since when the present leader leads, as far as this node saw.
+    pub leads_since: Cell<UnixNanos>,
+    /// When the requests taken now were at hand.
+    pub taking_since: Cell<Instant>,
+    /// When the running [`Hub::settle`] began: the end of the requests it answers.
+    pub settling_since: Cell<Instant>,
     /// Where bytes arrive.
     pub scratch: RefCell<Box<[u8]>>,
     /// `X-Raft-Index` and `X-Raft-Term` as of the last turn.
@@ -110,6 +155,10 @@ pub struct Hub {
     pub published: Notify,
     /// Set when a capture began.
     pub capture_begun: Notify,
+    /// What watchers are owed.
+    pub fan_out: FanOut,
+    /// Seconds as the sweeper counts them; connections measure their patience by it.
+    pub second: Cell<u32>,
     wake: Notify,
     deliver: Notify,
     owed: RefCell<Owed>,
@@ -122,18 +171,37 @@ pub struct Hub {
 impl Hub {
     /// A hub around a recovered node.
     #[must_use]
-    pub fn new(node: Node, disk: Disk, limits: Limits) -> Rc<Self> {
-        let responder = Responder::new(node.config().cluster);
+    pub fn new(
+        node: Node,
+        disk: Disk,
+        limits: Limits,
+        cors: &Cors,
+        services: Services,
+        credentials: Credentials,
+    ) -> Rc<Self> {
+        let metrics = Rc::new(Metrics::default());
+        let responder = Responder::new(node.config().cluster, cors, Rc::clone(&metrics));
+        let begun = (clock::monotonic(), clock::now());
         Rc::new(Self {
             raft_position: Cell::new(raft_position(&node)),
             node: RefCell::new(node),
             disk,
             connections: RefCell::default(),
+            credentials,
             responder,
             limits,
+            metrics,
+            services,
+            begun,
+            fds_at_start: process::list_fds(),
+            leads_since: Cell::new(begun.1),
+            taking_since: Cell::new(begun.0),
+            settling_since: Cell::new(begun.0),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             published: Notify::default(),
             capture_begun: Notify::default(),
+            fan_out: FanOut::default(),
+            second: Cell::new(0),
             wake: Notify::default(),
             deliver: Notify::default(),
             owed: RefCell::default(),
@@ -187,6 +255,7 @@ impl Hub {
 
     /// One turn of the node. Synchronous: what it owes to clients is handed to [`deliver`].
     pub fn turn(&self) {
+        let begun = clock::monotonic();
         let mut effects = self.effects.borrow_mut();
         effects.clear();
         let mut node = self.node.borrow_mut();
@@ -196,12 +265,17 @@ impl Hub {
         if let Some(message) = effects.fatal.take() {
             die(&message);
         }
+        let mut entries = 0;
         for append in effects.appends.drain(..) {
+            entries += append.entry_count() as u64;
             if let Err(error) = self.disk.append(&append) {
                 die(&error.to_string());
             }
         }
         self.disk.kick();
+        if entries > 0 {
+            self.metrics.batch_entries.observe(entries);
+        }
         let mut owed = self.owed.borrow_mut();
         owed.answers.append(&mut effects.answers);
         owed.fired.append(&mut effects.fired);
@@ -216,12 +290,24 @@ impl Hub {
         for notice in effects.notices.drain(..) {
             self.tell_operator(&notice);
         }
+        let took = begun.elapsed();
+        self.metrics.step(Step::Turn, took);
+        if took > SLOW_APPLY {
+            metrics::add(&self.metrics.slow_applies, 1);
+            tracing::warn!("apply request took too long ({took:?} for {entries} new entries)");
+        }
     }
 
     fn tell_operator(&self, notice: &Notice) {
         match notice {
             Notice::BecameLeader { term } => tracing::info!(%term, "became leader"),
-            Notice::LeaderChanged { leader, term } => tracing::info!(%leader, %term, "leader changed"),
+            Notice::LeaderChanged { leader, term } => {
+                if *leader != MemberId::default() {
+                    self.leads_since.set(clock::now());
+                    metrics::add(&self.metrics.leader_changes, 1);
+                }
+                tracing::info!(%leader, %term, "leader changed");
+            }
             Notice::Published => {
                 let node = self.node.borrow();
                 let config = node.config();
@@ -244,25 +330,26 @@ impl Hub {
 
     /// Hands outcomes to their connections.
     fn settle(&self) {
+        let begun = clock::monotonic();
+        self.settling_since.set(begun);
         let Owed { answers, fired, reads } = std::mem::take(&mut *self.owed.borrow_mut());
         let connections = self.connections.borrow();
         for Answer { token, outcome } in &answers {
+            if matches!(outcome, Outcome::Failed(_)) {
+                metrics::add(&self.metrics.proposals_failed, 1);
+            }
             if let Some(conn) = connections.get(token.slot, token.generation) {
                 conn.answer(self, token.seq, outcome);
             }
         }
         for (token, confirmed) in reads {
+            metrics::add(&self.metrics.reads_failed, u64::from(!confirmed));
             if let Some(conn) = connections.get(token.slot, token.generation) {
-                conn.linear_read_done(confirmed);
+                conn.linear_read_done(token.seq, confirmed);
             }
         }
-        for Fired { token, watcher, event, last } in fired {
-            let (slot, generation) = (token as u32, (token >> 32) as u32);
-            let kept = connections.get(slot, generation).is_some_and(|conn| conn.deliver(event, last));
-            if !kept && !last {
-                self.node.borrow_mut().store_mut().unwatch(watcher);
-            }
-        }
+        drop(connections);
+        self.fan_out.add(self, fired);
         // Give the allocation back for the next turn, unless one has begun to gather meanwhile.
         let mut owed = self.owed.borrow_mut();
         if owed.answers.is_empty() {
@@ -270,6 +357,8 @@ impl Hub {
             answers.clear();
             owed.answers = answers;
         }
+        drop(owed);
+        self.metrics.step(Step::Settle, begun.elapsed());
     }
 }
 
@@ -294,8 +383,15 @@ pub async fn deliver(hub: Rc<Hub>) {
 
 /// Ticks the node once per heartbeat interval.
 pub async fn tick(hub: Rc<Hub>, interval: Duration) {
+    let mut last = clock::monotonic();
     loop {
         Timer::new(interval).await;
+        let late = std::mem::replace(&mut last, clock::monotonic()).elapsed().saturating_sub(interval);
+        if late > interval && hub.node.borrow().is_leader() {
+            metrics::add(&hub.metrics.late_heartbeats, 1);
+            tracing::warn!("leader failed to send out heartbeat on time (late by {late:?})");
+        }
+        hub.metrics.tick(hub.begun.0.elapsed());
         hub.input(Input::Tick);
     }
 }
@@ -303,6 +399,5 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
 /// Ends the process: the node's state can no longer be trusted or moved on.
 pub fn die(message: &str) -> ! {
     tracing::error!("{message}");
-    eprintln!("ringd: {message}");
     std::process::exit(1)
 }

@@ -1,26 +1,34 @@
 //! Listening sockets: one accept task each, one task per connection.
 //!
-//! Owns: the listening sockets. Must hold: an accept is never cancelled (glommio would leak the accepted descriptor);
-//! a panic in one connection ends that connection, not the node.
+//! Owns: the listening sockets, and the refusal of connections beyond the limit. Must hold: an accept is never cancelled
+//! (glommio would leak the accepted descriptor); a panic in one connection ends that connection, not the node; who is
+//! refused is told so, and refusals are bounded too.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_lite::FutureExt as _;
-use glommio::net::TcpListener;
+use futures_lite::{AsyncWrite as _, FutureExt as _};
+use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
 use super::connection;
 use super::driver::Hub;
 use super::raw;
+use crate::metrics;
+use crate::wire::http_reply::TOO_MANY_CONNECTIONS;
 
 /// Connections the kernel may hold before they are accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// After an accept error (no descriptor left), wait this long: connections must end before the next can begin.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
+/// Refused clients that are told why at the same time; more are dropped without a word.
+const REFUSING_MAX: usize = 256;
 
 /// Opens a listening socket. A second process on the same port gets an error: `SO_REUSEPORT` is not set.
 ///
@@ -39,10 +47,16 @@ pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the process ends. `peer` listeners serve only what members ask each other over plain HTTP.
 pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool) {
+    let refusing = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
-            Ok(stream) if hub.is_stopping() || hub.connections.borrow().len() >= connections_max => drop(stream),
+            Ok(stream) if hub.is_stopping() => drop(stream),
+            Ok(stream) if hub.connections.borrow().len() >= connections_max => {
+                metrics::add(&hub.metrics.turned_away, 1);
+                refuse(&hub, stream, &refusing);
+            }
             Ok(stream) => {
+                metrics::add(&hub.metrics.accepted, 1);
                 let hub = Rc::clone(&hub);
                 glommio::spawn_local(async move {
                     if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
@@ -57,4 +71,22 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
             }
         }
     }
+}
+
+/// Tells a client that there are too many, and closes.
+fn refuse(hub: &Rc<Hub>, mut stream: TcpStream, refusing: &Rc<Cell<usize>>) {
+    if refusing.get() >= REFUSING_MAX {
+        return;
+    }
+    refusing.set(refusing.get() + 1);
+    let (hub, refusing) = (Rc::clone(hub), Rc::clone(refusing));
+    glommio::spawn_local(async move {
+        // The answer fits into an empty socket buffer; who cannot take it is not waited for.
+        let sent = poll_fn(|context| Pin::new(&mut stream).poll_write(context, TOO_MANY_CONNECTIONS)).await;
+        if sent.is_ok() {
+            let _ = connection::linger(&hub, &mut stream).await;
+        }
+        refusing.set(refusing.get() - 1);
+    })
+    .detach();
 }

@@ -2,15 +2,24 @@
 //!
 //! Everything here runs on one thread, so state is shared by `Rc<RefCell<_>>` and no borrow is held across an await.
 
+mod admin;
 pub mod clock;
 pub mod connection;
+pub mod cors;
+pub mod credentials;
 pub mod disk;
 pub mod driver;
 pub mod executor;
+pub mod fan_out;
 pub mod listener;
+pub mod manage;
 pub mod notify;
+pub mod observe;
+pub mod pace;
+pub mod process;
 pub mod raw;
 pub mod respond;
 pub mod signals;
 pub mod snapshot;
 pub mod start;
+pub mod watching;

@@ -4,10 +4,11 @@
 #![allow(unsafe_code, reason = "glommio takes sockets and files only as raw descriptors; each block argues its safety")]
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::time::Duration;
 
 use glommio::io::BufferedFile;
-use glommio::net::TcpListener;
+use glommio::net::{TcpListener, TcpStream};
 
 /// Hands a listening socket to the executor. glommio's own `bind` sets `SO_REUSEPORT`, so a second process would bind
 /// the same port without an error.
@@ -25,6 +26,13 @@ pub fn adopt_file(file: BorrowedFd<'_>) -> io::Result<BufferedFile> {
     let duplicate = file.try_clone_to_owned()?;
     // SAFETY: `into_raw_fd` gives up the only owner of the duplicate, and the new owner closes it.
     Ok(unsafe { BufferedFile::from_raw_fd(duplicate.into_raw_fd()) })
+}
+
+/// Makes the close of this connection a reset, which frees what it had still to send.
+pub fn reset_on_close(stream: &TcpStream) {
+    // SAFETY: the stream owns the open descriptor and is borrowed for as long as the descriptor is.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
 /// Makes SIGBUS (a truncated file or a bad sector below a mapping) end the process with a message: the state of the

@@ -6,25 +6,33 @@
 //! Must hold: a plain GET is answered here, from applied state, without an allocation that outlives it.
 
 use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId};
+use ringd_storage::ids::{ClusterId, EtcdIndex, UnixNanos};
 
 use super::clock::{self, DateHeader};
-use super::connection::Conn;
+use super::connection::{Conn, Form};
+use super::cors::{CorsChoice, CorsLayer};
+use super::credentials::{HashPlan, VerifyPlan};
 use super::disk::Admission;
 use super::driver::Hub;
+use super::manage::{self, Right};
+use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
 use crate::api::keys::{self, KeysRequest};
 use crate::api::method::Method;
 use crate::api::params;
 use crate::api::route::{MethodVerdict, Route, Routed, route};
 use crate::api::{admin, members};
+use crate::config::Cors;
 use crate::core::event::{Outcome, ProposalFailure};
 use crate::core::node::Node;
 use crate::core::store::{Event, StoreError, WatchRequest};
+use crate::metrics::{self, Kind, Metrics};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{
-    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream, cors_block,
+    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream,
 };
 use crate::wire::http_request::RequestError;
 
@@ -37,16 +45,48 @@ pub struct Reply {
     pub keep_alive: bool,
     /// HEAD: no body.
     pub head_only: bool,
+    /// What a browser is told.
+    pub cors: CorsChoice,
+    /// Under what the request is counted, once it was understood.
+    pub kind: Option<Kind>,
+    /// When it was at hand.
+    pub begun: Instant,
 }
 
 /// A read that needs a round of the cluster first.
 #[derive(Debug)]
 pub struct GetPlan {
-    path: Vec<u8>,
-    recursive: bool,
-    sorted: bool,
+    what: Asked,
     /// How to answer.
     pub reply: Reply,
+}
+
+#[derive(Debug)]
+enum Asked {
+    /// A key.
+    Key { path: Vec<u8>, recursive: bool, sorted: bool },
+    /// Whether there is a quorum at all.
+    Health,
+}
+
+/// A health check waits this long for its quorum, as in etcd.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+
+impl GetPlan {
+    /// A health check.
+    #[must_use]
+    pub const fn health(reply: Reply) -> Self {
+        Self { what: Asked::Health, reply }
+    }
+
+    /// How long the client's request waits, if not as long as the cluster takes to say no.
+    #[must_use]
+    pub const fn patience(&self) -> Option<Duration> {
+        match self.what {
+            Asked::Key { .. } => None,
+            Asked::Health => Some(HEALTH_PATIENCE),
+        }
+    }
 }
 
 /// A watch to begin.
@@ -76,6 +116,12 @@ pub enum Dispatch {
     Answered,
     /// A write is on its way; its answer will be rendered when it is applied.
     Proposed,
+    /// The same, and nothing else of this connection may begin before.
+    ProposedAlone,
+    /// Nothing was done: verify this password, then dispatch the request again.
+    Verify(VerifyPlan),
+    /// Nothing was done: hash this password, then dispatch the request again.
+    Hash(HashPlan),
     /// Nothing was done: this request must wait for the writes before it, then be dispatched again.
     BehindWrites,
     /// Wait for events.
@@ -91,7 +137,8 @@ pub enum Dispatch {
 /// Renders answers.
 #[derive(Debug)]
 pub struct Responder {
-    cors: Vec<u8>,
+    cors: CorsLayer,
+    metrics: Rc<Metrics>,
     cluster_id: String,
     date: DateHeader,
     /// Working space for decoding a path, and for decoding parameters.
@@ -105,9 +152,10 @@ const SCRATCH_KEEP_BYTES: usize = 64 << 10;
 impl Responder {
     /// For a node of this cluster.
     #[must_use]
-    pub fn new(cluster: ClusterId) -> Self {
+    pub fn new(cluster: ClusterId, cors: &Cors, metrics: Rc<Metrics>) -> Self {
         Self {
-            cors: cors_block("*"),
+            cors: CorsLayer::new(cors),
+            metrics,
             cluster_id: cluster.to_string(),
             date: DateHeader::default(),
             path_scratch: RefCell::default(),
@@ -127,7 +175,15 @@ impl Responder {
     ) -> Dispatch {
         let head = &request.head;
         let method = Method::from_bytes(head.method);
-        let reply = Reply { http_minor: head.http_minor, keep_alive, head_only: method == Method::Head };
+        let reply = Reply {
+            http_minor: head.http_minor,
+            keep_alive,
+            head_only: method == Method::Head,
+            // Members are no browsers; etcd's peer port sends no such lines either.
+            cors: if conn.is_peer() { CorsChoice::NONE } else { self.cors.choose(head.origin) },
+            kind: None,
+            begun: hub.taking_since.get(),
+        };
         let mut decoded = self.path_scratch.borrow_mut();
         let Routed { route, query } = route(head.target, &mut decoded);
         let route = match route {
@@ -144,8 +200,18 @@ impl Responder {
                 conn.out().extend_from_slice(RequestError::Malformed("target").reply());
                 Dispatch::Close
             }
+            _ if method != Method::Options && manage::is_managed(&route, method) => {
+                self.manage(hub, conn, request, (method, &route), reply)
+            }
             _ => {
-                self.other(hub, &mut conn.out(), method, &route, reply);
+                let mut out = conn.out();
+                if method != Method::Options
+                    && route.check_method(method) == MethodVerdict::Allowed
+                    && let Some(dispatch) = self.admin(hub, &mut out, request, (&route, query), reply)
+                {
+                    return dispatch;
+                }
+                self.other(hub, &mut out, method, &route, reply);
                 Dispatch::Answered
             }
         }
@@ -173,17 +239,35 @@ impl Responder {
             Err(_) => Ok(&b""[..]),
         };
         let parsed = body.and_then(|body| keys::parse(method, path, query, content_type, body, now, &mut scratch));
+        if let Ok(asked) = &parsed
+            && hub.node.borrow().auth().is_enabled()
+        {
+            match manage::right_to_key(hub, conn, request, method, path, asked) {
+                Right::Granted => {}
+                Right::Denied if behind_writes => return Dispatch::BehindWrites,
+                Right::Denied => {
+                    let denied = ApiError::request(ErrorCode::Unauthorized, INSUFFICIENT);
+                    self.error(&mut conn.out(), &denied, reply);
+                    return Dispatch::Answered;
+                }
+                Right::Ask(plan) => return Dispatch::Verify(plan),
+            }
+        }
+        let kind = parsed.as_ref().ok().map(|request| kind(method, request));
+        let reply = Reply { kind, ..reply };
         let dispatch = match parsed {
             Ok(KeysRequest::Write { write, no_value_on_success }) => {
                 match hub.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
                     Admission::Yes => {
-                        let token = conn.expect_write(no_value_on_success, reply);
+                        self.count_received(reply);
+                        let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
                         hub.propose(token, write);
                         Dispatch::Proposed
                     }
                     Admission::Later => Dispatch::AwaitRoom,
                     Admission::Full if behind_writes => Dispatch::BehindWrites,
                     Admission::Full => {
+                        self.count_received(reply);
                         self.error(&mut conn.out(), &failure(ProposalFailure::NoSpace), reply);
                         Dispatch::Answered
                     }
@@ -191,13 +275,16 @@ impl Responder {
             }
             _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
+                self.count_received(reply);
                 self.get(&mut conn.out(), &hub.node.borrow(), path, (recursive, sorted), reply);
                 Dispatch::Answered
             }
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: true }) => {
-                Dispatch::LinearGet(GetPlan { path: path.to_vec(), recursive, sorted, reply })
+                self.count_received(reply);
+                Dispatch::LinearGet(GetPlan { what: Asked::Key { path: path.to_vec(), recursive, sorted }, reply })
             }
             Ok(KeysRequest::Watch { path, recursive, stream, wait_index }) => {
+                self.count_received(reply);
                 Dispatch::Watch(WatchPlan { path: path.to_vec(), recursive, stream, wait_index, reply })
             }
             Err(error) => {
@@ -211,12 +298,22 @@ impl Responder {
         dispatch
     }
 
-    fn head<'a>(&'a self, status: u16, reply: Reply, date: &'a HttpDate) -> ReplyHead<'a> {
+    /// The `Date` header now.
+    pub(super) fn date(&self, now: UnixNanos) -> HttpDate {
+        self.date.at(now)
+    }
+
+    /// `X-Etcd-Cluster-Id`.
+    pub(super) fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    pub(super) fn head<'a>(&'a self, status: u16, reply: Reply, date: &'a HttpDate) -> ReplyHead<'a> {
         ReplyHead {
             http_minor: reply.http_minor,
             keep_alive: reply.keep_alive,
             head_only: reply.head_only,
-            cors: &self.cors,
+            cors: self.cors.lines(reply.cors),
             ..ReplyHead::new(status, date)
         }
     }
@@ -240,8 +337,18 @@ impl Responder {
 
     fn get(&self, out: &mut Vec<u8>, node: &Node, path: &[u8], (recursive, sorted): (bool, bool), reply: Reply) {
         let now = clock::now();
-        match node.store().get(path) {
+        let found = node.store().get(path);
+        if recursive {
+            let (successes, failures) = &self.metrics.recursive_reads;
+            metrics::add(if found.is_ok() { successes } else { failures }, 1);
+        }
+        match found {
             Ok(found) => {
+                match reply.kind {
+                    Some(Kind::Get) => self.metrics.get_served(),
+                    Some(kind) => self.metrics.served(kind, reply.begun.elapsed()),
+                    None => {}
+                }
                 let date = self.date.at(now);
                 let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
                 append_reply(out, &head, |out| keys::render_get(out, &found, recursive, sorted, now));
@@ -252,24 +359,31 @@ impl Responder {
 
     /// Answers a read whose round has ended.
     pub fn linear_get(&self, out: &mut Vec<u8>, hub: &Hub, plan: &GetPlan, confirmed: bool) {
-        if confirmed {
-            self.get(out, &hub.node.borrow(), &plan.path, (plan.recursive, plan.sorted), plan.reply);
-        } else {
-            self.error(out, &failure(ProposalFailure::Timeout), plan.reply);
+        match &plan.what {
+            Asked::Key { path, recursive, sorted } if confirmed => {
+                self.get(out, &hub.node.borrow(), path, (*recursive, *sorted), plan.reply);
+            }
+            Asked::Key { .. } => self.error(out, &failure(ProposalFailure::Timeout), plan.reply),
+            Asked::Health => self.health(hub, out, confirmed, plan.reply),
         }
     }
 
     /// Answers a write.
-    pub fn outcome(&self, out: &mut Vec<u8>, hub: &Hub, outcome: &Outcome, no_value: bool, reply: Reply) {
+    pub fn outcome(&self, out: &mut Vec<u8>, hub: &Hub, outcome: &Outcome, form: &Form, reply: Reply) {
+        let Form::Keys { no_value } = *form else { return self.managed(out, form, outcome, reply) };
         match outcome {
             Outcome::Event(event) => {
                 let date = self.date.at(clock::now());
+                if let Some(kind) = reply.kind {
+                    self.metrics.served(kind, hub.settling_since.get().duration_since(reply.begun));
+                }
                 let raft = hub.raft_position.get();
                 let head = self.keys_head(keys::event_status(event), reply, event.index, Some(raft), &date);
                 append_reply(out, &head, |out| keys::render_event(out, event, no_value));
             }
             Outcome::Refused(error) => self.store_error(out, error, reply),
             Outcome::Failed(reason) => self.error(out, &failure(*reason), reply),
+            Outcome::Auth(_) | Outcome::Members(_) => unreachable!("a write to keys ends as one"),
         }
     }
 
@@ -278,7 +392,16 @@ impl Responder {
         self.error(out, &ApiError::from(error.clone()), reply);
     }
 
+    fn count_received(&self, reply: Reply) {
+        if let Some(kind) = reply.kind {
+            self.metrics.received(kind);
+        }
+    }
+
     fn error(&self, out: &mut Vec<u8>, error: &ApiError, reply: Reply) {
+        if let Some(kind) = reply.kind {
+            self.metrics.failed(kind, error.status());
+        }
         let date = self.date.at(clock::now());
         let head = self.keys_head(error.status(), reply, error.index, None, &date);
         append_reply(out, &head, |out| render_error(out, error));
@@ -297,7 +420,7 @@ impl Responder {
     }
 
     /// Every endpoint but the keys.
-    fn other(&self, hub: &Hub, out: &mut Vec<u8>, method: Method, route: &Route<'_>, reply: Reply) {
+    pub(super) fn other(&self, hub: &Hub, out: &mut Vec<u8>, method: Method, route: &Route<'_>, reply: Reply) {
         let date = self.date.at(clock::now());
         if method == Method::Options {
             append_reply_bytes(out, &self.head(200, reply, &date), b"");
@@ -333,12 +456,6 @@ impl Responder {
             Route::Version => {
                 append_reply(out, &json, |out| admin::render_version(out, node.cluster_version()));
             }
-            Route::Health => {
-                let healthy = node.leader() != MemberId::default();
-                let status = if healthy { 200 } else { 503 };
-                let head = ReplyHead { content_type: TEXT, ..self.head(status, reply, &date) };
-                append_reply_bytes(out, &head, admin::health(healthy));
-            }
             Route::Redirect(location) => {
                 let mut head = ReplyHead { location: Some(location), ..self.head(301, reply, &date) };
                 if matches!(method, Method::Get | Method::Head) {
@@ -353,6 +470,18 @@ impl Responder {
                 append_reply_bytes(out, &head, b"404 page not found\n");
             }
         }
+    }
+}
+
+/// Under what a request to the keys is counted.
+fn kind(method: Method, request: &KeysRequest<'_>) -> Kind {
+    match (request, method) {
+        (KeysRequest::Get { quorum: true, .. }, _) => Kind::QuorumGet,
+        (_, Method::Put) => Kind::Put,
+        (_, Method::Post) => Kind::Post,
+        (_, Method::Delete) => Kind::Delete,
+        (_, Method::Head) => Kind::Head,
+        _ => Kind::Get,
     }
 }
 

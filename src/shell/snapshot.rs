@@ -1,10 +1,13 @@
 //! Snapshots: captured in slices between turns, sorted, written and published on a thread of their own.
 //!
 //! Owns: the snapshot directory and its retention. Must hold: the marker is appended only after the file is published;
-//! segments are retired only up to the oldest snapshot kept; a failed snapshot changes nothing but a log line.
+//! older snapshots and segments go only when the marker is durable; segments only up to the oldest snapshot kept; a
+//! failed snapshot changes nothing but a log line.
 
 use std::rc::Rc;
+use std::time::Duration;
 
+use glommio::timer::Timer;
 use ringd_storage::format::{Identity, SnapshotMarker};
 use ringd_storage::fs::FsMedium;
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotWriter, retain};
@@ -12,9 +15,12 @@ use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotWriter, retai
 use super::clock;
 use super::driver::{Hub, die};
 use crate::core::event::{Input, SnapshotDone};
+use crate::metrics::{Step, nanos};
 
 /// One slice of a capture: at about 1 GB/s of encoding this is well under 100 µs of the loop.
 const SLICE_BYTES: usize = 32 << 10;
+/// How often to look whether a marker is durable; nobody waits for it but the recycler.
+const MARKER_POLL: Duration = Duration::from_millis(5);
 
 /// Runs snapshots as the node begins them.
 pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: usize) {
@@ -32,19 +38,25 @@ pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: us
             created: clock::now(),
         };
         let medium = directory.clone();
-        let written = glommio::executor().spawn_blocking(move || write(meta, chunks, &medium, keep)).await;
+        let written = glommio::executor().spawn_blocking(move || write(meta, chunks, medium)).await;
         match written {
-            Ok(Written { name, bytes, oldest_kept }) => {
+            Ok((name, bytes)) => {
+                hub.metrics.snapshot.observe(nanos(begun.elapsed()));
                 let milliseconds = begun.elapsed().as_millis();
                 tracing::info!(file = name, bytes, milliseconds, "saved snapshot at index {}", done.index);
-                // The marker first: recovery uses only snapshots the log knows of.
+                // Recovery uses only snapshots the log knows of: what the new one replaces may go only when the marker
+                // is as durable as the file.
                 let marker = SnapshotMarker { index: done.index, term: done.term };
-                if let Err(error) = hub.disk.append_snapshot_marker(marker) {
-                    die(&error.to_string());
+                let appended = hub.disk.append_snapshot_marker(marker).unwrap_or_else(|error| die(&error.to_string()));
+                while hub.disk.durable() < appended {
+                    Timer::new(MARKER_POLL).await;
                 }
                 hub.input(Input::SnapshotStored { index: done.index });
-                if let Some(oldest) = oldest_kept {
-                    hub.disk.retire(oldest.index.next());
+                let medium = directory.clone();
+                match glommio::executor().spawn_blocking(move || retain(&medium, keep)).await {
+                    Ok(Some(oldest)) => hub.disk.retire(oldest.index.next()),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!("cannot remove old snapshots: {error}"),
                 }
             }
             Err(error) => {
@@ -60,8 +72,10 @@ async fn capture(hub: &Rc<Hub>) -> (Vec<Vec<u8>>, SnapshotDone) {
     let mut chunks = Vec::new();
     loop {
         let mut chunk = Vec::with_capacity(SLICE_BYTES + (SLICE_BYTES >> 2));
+        let begun = clock::monotonic();
         let done = hub.node.borrow_mut().capture_slice(&mut chunk, SLICE_BYTES);
         chunk.shrink_to_fit();
+        hub.metrics.step(Step::Capture, begun.elapsed());
         chunks.push(chunk);
         if let Some(done) = done {
             return (chunks, done);
@@ -70,22 +84,11 @@ async fn capture(hub: &Rc<Hub>) -> (Vec<Vec<u8>>, SnapshotDone) {
     }
 }
 
-struct Written {
-    name: String,
-    bytes: u64,
-    oldest_kept: Option<SnapshotMarker>,
-}
-
-/// Blocking: sorts, writes, publishes, and removes what is beyond `keep`.
-fn write(meta: SnapshotMeta, chunks: Vec<Vec<u8>>, medium: &FsMedium, keep: usize) -> Result<Written, SnapshotError> {
+/// Blocking: sorts, writes and publishes.
+fn write(meta: SnapshotMeta, chunks: Vec<Vec<u8>>, medium: FsMedium) -> Result<(String, u64), SnapshotError> {
     let mut writer = SnapshotWriter::new(meta);
     for chunk in chunks {
         writer.push_chunk(chunk);
     }
-    let (name, bytes) = writer.publish(medium.clone(), &mut || {})?;
-    let oldest_kept = retain(medium, keep).unwrap_or_else(|error| {
-        tracing::warn!("cannot remove old snapshots: {error}");
-        None
-    });
-    Ok(Written { name, bytes, oldest_kept })
+    writer.publish(medium, &mut || {})
 }

@@ -13,23 +13,26 @@ use glommio::timer::Timer;
 use ringd_storage::datadir::DataDir;
 use ringd_storage::format::Identity;
 use ringd_storage::fs::FsMedium;
-use ringd_storage::ids::{RaftIndex, Term};
+use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::payload::{ItemClass, MemberRecord};
 use ringd_storage::recover::{clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
 
+use super::credentials::Credentials;
 use super::disk::{self, Disk};
-use super::driver::{self, Hub};
-use super::{clock, executor, listener, raw, signals, snapshot};
+use super::driver::{self, Hub, Services};
+use super::{clock, executor, fan_out, listener, pace, raw, signals, snapshot};
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::Config;
+use crate::core::auth::Auth;
 use crate::core::event::Input;
 use crate::core::membership::{self, Member, Membership};
 use crate::core::node::{Node, NodeConfig, NodeStart};
 use crate::core::raft_log::RaftLog;
 use crate::core::replica::entry_from_record;
 use crate::core::store::{LoadError, Loader, Store, StoreOptions};
+use crate::metrics::nanos;
 
 /// etcd gives a request 5 s and two election timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -102,12 +105,12 @@ pub enum LoadSnapshotError {
 ///
 /// # Errors
 /// [`StartError`] when it cannot start.
-pub fn run(config: &Config) -> Result<(), StartError> {
+pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
     let stop = signals::stop_signal()?;
     raw::die_on_sigbus()?;
     let executor = executor::build(config.spin_before_park)?;
     executor.run(async move {
-        let hub = start(config).await?;
+        let hub = start(config, services).await?;
         let signal = stop.await;
         stop_cleanly(&hub, signal).await;
         signals::end_by(signal)
@@ -115,12 +118,14 @@ pub fn run(config: &Config) -> Result<(), StartError> {
 }
 
 /// Starts everything and returns when clients are served.
-async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
+async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartError> {
     let begun = clock::monotonic();
     let clients = open_all(&config.listen_client_addresses).await?;
     let peers = open_all(&config.listen_peer_addresses).await?;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    let recovery_begun = clock::monotonic();
     let (node, wal, identity) = open_node(config, &directory)?;
+    let recovered_in = recovery_begun.elapsed();
     tracing::info!(
         member = %identity.member,
         cluster = %identity.cluster,
@@ -129,10 +134,13 @@ async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
         "recovered {}",
         config.data_dir.display()
     );
-    let hub = Hub::new(node, Disk::new(wal), config.limits);
+    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?);
+    hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     glommio::spawn_local(driver::drive(Rc::clone(&hub))).detach();
     glommio::spawn_local(driver::deliver(Rc::clone(&hub))).detach();
+    glommio::spawn_local(fan_out::run(Rc::clone(&hub))).detach();
+    glommio::spawn_local(pace::sweep(Rc::clone(&hub), config.timeouts)).detach();
     glommio::spawn_local(disk::sync(Rc::clone(&hub))).detach();
     glommio::spawn_local(disk::prepare(Rc::clone(&hub))).detach();
     glommio::spawn_local(snapshot::run(Rc::clone(&hub), directory.snap().clone(), identity, keep)).detach();
@@ -154,6 +162,7 @@ async fn start(config: &Config) -> Result<Rc<Hub>, StartError> {
     for url in &config.listen_client_urls {
         tracing::info!("serving client requests on {url}");
     }
+    hub.metrics.ready_after.set(nanos(begun.elapsed()));
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
     Ok(hub)
 }
@@ -204,7 +213,11 @@ fn random_u64() -> io::Result<u64> {
 }
 
 fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium>, Identity), StartError> {
-    let store_options = StoreOptions { hash_seed: random_u64()?, ..StoreOptions::default() };
+    let store_options = StoreOptions {
+        hash_seed: random_u64()?,
+        history_events_max: config.history_events,
+        history_bytes_max: config.history_bytes,
+    };
     let options = WalOptions { epoch_seed: random_u64()?, ..WalOptions::default() };
     let wal_dir = directory.wal().clone();
     let mut recovered = if holds_wal(&wal_dir)? {
@@ -229,14 +242,14 @@ fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium
         // A new WAL, or one whose first start was interrupted before it wrote anything.
         bootstrap(config, &mut recovered)?;
     }
-    let (store, members, base) = match &recovered.snapshot {
-        Some((meta, name)) => {
-            let (store, members) = load(directory.snap(), name, &store_options)?;
-            (store, members, Some(meta.clone()))
+    let (loaded, base) = match &recovered.snapshot {
+        Some((meta, name)) => (load(directory.snap(), name, &store_options)?, Some(meta.clone())),
+        None => {
+            let (members, auth) = (Membership::default(), Auth::default());
+            (Loaded { store: Store::new(&store_options), members, auth }, None)
         }
-        None => (Store::new(&store_options), Membership::default(), None),
     };
-    let node = build_node(config, &recovered, store, members, base.as_ref()).map_err(StartError::Config)?;
+    let node = build_node(config, &recovered, loaded, base.as_ref()).map_err(StartError::Config)?;
     if recovered.must_catch_up {
         // One voter has nobody to catch up with: what was cut was never acknowledged by anyone else.
         clear_tail_cut(directory.wal())?;
@@ -297,29 +310,47 @@ fn bootstrap(config: &Config, recovered: &mut ringd_storage::recover::Recovered<
     Ok(())
 }
 
-fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<(Store, Membership), LoadSnapshotError> {
+/// What a snapshot holds.
+struct Loaded {
+    store: Store,
+    members: Membership,
+    auth: Auth,
+}
+
+fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<Loaded, LoadSnapshotError> {
     let reader = SnapshotReader::open(snap_dir, name)?;
     let file = || snap_dir.path().join(name).display().to_string();
     let mut loader = Loader::new(options);
     let mut members = Membership::default();
+    let mut auth = Auth::default();
+    let other = |reason: String| LoadSnapshotError::Member { file: file(), reason };
     reader.for_each(|key, value| -> Result<(), LoadSnapshotError> {
         let taken = loader.item(key, value).map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-        if !taken && key.first() == Some(&(ItemClass::Member as u8)) {
-            let record: MemberRecord<'_> = ringd_storage::codec::decode(value)
-                .map_err(|error| LoadSnapshotError::Member { file: file(), reason: error.to_string() })?;
+        if taken {
+            return Ok(());
+        }
+        if key.first() == Some(&(ItemClass::Member as u8)) {
+            let record: MemberRecord<'_> =
+                ringd_storage::codec::decode(value).map_err(|error| other(error.to_string()))?;
             members.put(Member::from(record));
+        } else if let [class, id @ ..] = key
+            && *class == ItemClass::RemovedMember as u8
+        {
+            let id = id.try_into().map_err(|_| other("the id of a removed member has 8 bytes".to_owned()))?;
+            members.restore_removed(MemberId::new(u64::from_be_bytes(id)));
+        } else {
+            auth.read_item(key, value).map_err(|error| other(error.to_string()))?;
         }
         Ok(())
     })?;
     let store = loader.finish().map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-    Ok((store, members))
+    Ok(Loaded { store, members, auth })
 }
 
 fn build_node(
     config: &Config,
     recovered: &ringd_storage::recover::Recovered<FsMedium>,
-    store: Store,
-    members: Membership,
+    Loaded { store, members, auth }: Loaded,
     base: Option<&SnapshotMeta>,
 ) -> Result<Node, String> {
     let (applied, applied_term) =
@@ -339,8 +370,9 @@ fn build_node(
         request_timeout_ticks: ticks(REQUEST_TIMEOUT + 2 * config.election_timeout) as u64,
         snapshot_entries: config.snapshot_count,
         catch_up_entries: CATCH_UP_ENTRIES,
+        strict_reconfig_check: config.strict_reconfig_check,
         cluster_version: ETCD_CLUSTER_VERSION,
         seed: now.get(),
     };
-    Node::new(node_config, NodeStart { log, applied, applied_term, store, members, now })
+    Node::new(node_config, NodeStart { log, applied, applied_term, store, members, auth, now })
 }

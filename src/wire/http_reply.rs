@@ -15,6 +15,16 @@
 /// Sent before the final answer when a client waits with its body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
+/// The whole answer to a request that does not come to its end in time (RFC 9110, section 15.5.9); the connection is
+/// closed after it.
+pub const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Connection: close\r\n\r\n408 Request Timeout";
+
+/// The whole answer to a connection beyond the limit, given without reading a request; the connection is closed after it.
+pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
+    503 Service Unavailable: too many connections (see --ringd-connections-max)\n";
+
 /// The `Server` header's value. etcd sends none; ours tells an operator what answers on an etcd port.
 pub const SERVER: &str = concat!("ringd/", env!("CARGO_PKG_VERSION"));
 

@@ -88,6 +88,105 @@ pub enum Command<'a> {
     Publish(#[serde(borrow)] MemberRecord<'a>),
     /// The cluster agrees on the API level it speaks.
     ClusterVersion(&'a str),
+    /// A change to users, roles or whether they count.
+    Auth(#[serde(borrow)] AuthWrite<'a>),
+    /// A member's peer URLs change; name and client URLs of the record are ignored.
+    UpdateMember(#[serde(borrow)] MemberRecord<'a>),
+}
+
+/// A change of the v2 auth state. What is refused is decided when it is applied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthWrite<'a> {
+    /// Credentials count from now on.
+    Enable,
+    /// They no longer do.
+    Disable,
+    /// A user is created, or an existing one changed.
+    #[serde(borrow)]
+    PutUser(UserChange<'a>),
+    /// A user is removed.
+    DeleteUser(&'a str),
+    /// A role is created.
+    #[serde(borrow)]
+    CreateRole(RoleRecord<'a>),
+    /// An existing role gains and loses permissions.
+    #[serde(borrow)]
+    UpdateRole(RoleChange<'a>),
+    /// A role is removed.
+    DeleteRole(&'a str),
+}
+
+/// What a request asks for one user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserChange<'a> {
+    /// Who.
+    pub name: &'a str,
+    /// bcrypt's text of the new password; never the password. `None` keeps the old one.
+    pub password_hash: Option<&'a str>,
+    /// Roles of a new user, as given: `None` is JSON's null.
+    #[serde(borrow)]
+    pub roles: Option<Vec<&'a str>>,
+    /// Roles to add to an existing user.
+    #[serde(borrow)]
+    pub grant: Vec<&'a str>,
+    /// Roles to take from one.
+    #[serde(borrow)]
+    pub revoke: Vec<&'a str>,
+}
+
+/// What a request asks for one existing role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleChange<'a> {
+    /// Which.
+    pub name: &'a str,
+    /// Patterns to add.
+    #[serde(borrow)]
+    pub grant: Option<PermissionRecord<'a>>,
+    /// Patterns to take away.
+    #[serde(borrow)]
+    pub revoke: Option<PermissionRecord<'a>>,
+}
+
+/// Path patterns: exact, or a prefix when the last byte is `*`. `None` is JSON's null, which answers show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermissionRecord<'a> {
+    /// What may be read.
+    #[serde(borrow)]
+    pub read: Option<Vec<&'a str>>,
+    /// What may be written.
+    #[serde(borrow)]
+    pub write: Option<Vec<&'a str>>,
+}
+
+/// One role: in [`AuthWrite::CreateRole`], and kept in snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleRecord<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What it allows.
+    #[serde(borrow)]
+    pub permissions: PermissionRecord<'a>,
+}
+
+/// One user, kept in snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRecord<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// bcrypt's text.
+    pub password_hash: &'a str,
+    /// The roles as stored.
+    #[serde(borrow)]
+    pub roles: Option<Vec<&'a str>>,
+}
+
+/// The auth state beside users and roles, kept in snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthRecord {
+    /// Credentials count.
+    pub enabled: bool,
+    /// The first auth write has taken its extra indexes (etcd makes its directories then).
+    pub prepared: bool,
 }
 
 /// The HTTP method behind a [`KeyWrite`].
@@ -156,6 +255,14 @@ pub enum ItemClass {
     Node = 3,
     /// Rest: the event's place in history, 8 bytes big-endian. [`EventRecord`].
     Event = 4,
+    /// Rest of the key: a member id, 8 bytes big-endian. An empty value: that member was removed for good.
+    RemovedMember = 5,
+    /// One item, an empty rest of the key: [`AuthRecord`]. Missing when auth was never touched.
+    Auth = 6,
+    /// Rest of the key: the user's name. [`UserRecord`].
+    User = 7,
+    /// Rest of the key: the role's name. [`RoleRecord`].
+    Role = 8,
 }
 
 /// The store's own counters.

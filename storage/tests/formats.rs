@@ -16,7 +16,8 @@ use ringd_storage::ids::{EtcdIndex, MemberId, RaftIndex, Term, UnixNanos, WalInd
 use ringd_storage::medium::{Access, Medium};
 use ringd_storage::memory::MemoryMedium;
 use ringd_storage::payload::{
-    Command, EventRecord, ItemClass, KeyWrite, MemberRecord, NodeRecord, Proposal, ProposalId, StoreRecord, WriteMethod,
+    AuthRecord, AuthWrite, Command, EventRecord, ItemClass, KeyWrite, MemberRecord, NodeRecord, PermissionRecord,
+    Proposal, ProposalId, RoleChange, RoleRecord, StoreRecord, UserChange, UserRecord, WriteMethod,
 };
 use ringd_storage::prepare::prepare_spare;
 use ringd_storage::record::{self, EntryKind, EntryRef, HardState};
@@ -76,7 +77,16 @@ fn the_numbers_of_types_and_classes_are_documented() {
     let numbers = |name| -> Vec<(String, u8)> {
         table(name).into_iter().map(|row| (row[0].clone(), row[1].parse().unwrap())).collect()
     };
-    let classes = [ItemClass::Store, ItemClass::Member, ItemClass::Node, ItemClass::Event];
+    let classes = [
+        ItemClass::Store,
+        ItemClass::Member,
+        ItemClass::Node,
+        ItemClass::Event,
+        ItemClass::RemovedMember,
+        ItemClass::Auth,
+        ItemClass::User,
+        ItemClass::Role,
+    ];
     assert_eq!(numbers("item_classes"), classes.map(|class| (format!("{class:?}"), class as u8)));
     // A unit of each command, encoded: the variant's number is the byte after id and clock, which are zero.
     let member = MemberRecord { id: MemberId::new(1), name: "", peer_urls: vec![], client_urls: vec![] };
@@ -95,8 +105,10 @@ fn the_numbers_of_types_and_classes_are_documented() {
     let commands = [
         ("Keys", Command::Keys(keys)),
         ("Expire", Command::Expire { limit: 1 }),
-        ("Publish", Command::Publish(member)),
+        ("Publish", Command::Publish(member.clone())),
         ("ClusterVersion", Command::ClusterVersion("")),
+        ("Auth", Command::Auth(AuthWrite::Enable)),
+        ("UpdateMember", Command::UpdateMember(member)),
     ];
     let encoded: Vec<(String, u8)> = commands
         .into_iter()
@@ -109,6 +121,43 @@ fn the_numbers_of_types_and_classes_are_documented() {
         })
         .collect();
     assert_eq!(numbers("commands"), encoded);
+    let user = UserChange { name: "", password_hash: None, roles: None, grant: vec![], revoke: vec![] };
+    let writes = [
+        ("Enable", AuthWrite::Enable),
+        ("Disable", AuthWrite::Disable),
+        ("PutUser", AuthWrite::PutUser(user)),
+        ("DeleteUser", AuthWrite::DeleteUser("")),
+        ("CreateRole", AuthWrite::CreateRole(RoleRecord { name: "", permissions: PermissionRecord::default() })),
+        ("UpdateRole", AuthWrite::UpdateRole(RoleChange { name: "", grant: None, revoke: None })),
+        ("DeleteRole", AuthWrite::DeleteRole("")),
+    ];
+    let encoded = writes.map(|(name, write)| {
+        let mut bytes = Vec::new();
+        codec::encode_into(&write, &mut bytes);
+        (name.to_owned(), bytes[0])
+    });
+    assert_eq!(numbers("auth_writes"), encoded);
+}
+
+#[test]
+fn auth_payloads_are_encoded_as_documented() {
+    let change = UserChange {
+        name: "al",
+        password_hash: Some("$2"),
+        roles: Some(vec!["r"]),
+        grant: vec!["a", "b"],
+        revoke: vec![],
+    };
+    let mut bytes = Vec::new();
+    codec::encode_into(&AuthWrite::PutUser(change), &mut bytes);
+    assert_eq!(bytes, b"\x02\x02al\x01\x02$2\x01\x01\x01r\x02\x01a\x01b\x00");
+    let permissions = PermissionRecord { read: Some(vec!["/*"]), write: None };
+    bytes.clear();
+    codec::encode_into(&RoleRecord { name: "r", permissions }, &mut bytes);
+    assert_eq!(bytes, b"\x01r\x01\x01\x02/*\x00");
+    bytes.clear();
+    codec::encode_into(&AuthRecord { enabled: true, prepared: false }, &mut bytes);
+    assert_eq!(bytes, b"\x01\x00");
 }
 
 #[test]
@@ -263,6 +312,9 @@ proptest! {
         let _ = codec::decode::<MemberRecord<'_>>(&bytes).is_ok();
         let _ = codec::decode::<NodeRecord<'_>>(&bytes).is_ok();
         let _ = codec::decode::<EventRecord<'_>>(&bytes).is_ok();
+        let _ = codec::decode::<UserRecord<'_>>(&bytes).is_ok();
+        let _ = codec::decode::<RoleRecord<'_>>(&bytes).is_ok();
+        let _ = codec::decode::<AuthRecord>(&bytes).is_ok();
         let _ = format::SegmentHeader::decode(&bytes).is_ok();
         let disk = MemoryMedium::new();
         disk.put_file("x.snap", bytes);

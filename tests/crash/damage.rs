@@ -100,6 +100,37 @@ fn a_machine_without_io_uring_is_told_so() {
 }
 
 #[test]
+fn too_little_lockable_memory_is_named_with_its_remedy() {
+    let site = Site::new();
+    let ringd = site.command();
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -l 64 && exec \"$0\" \"$@\""]).arg(ringd.get_program()).args(ringd.get_args());
+    let output = limited.output().expect("sh runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("locked memory is 65536 bytes") && said.contains("LimitMEMLOCK"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_segment_truncated_under_the_map_ends_the_process_with_a_message() {
+    use std::os::unix::process::ExitStatusExt;
+    let site = Site::new();
+    let mut server = site.start();
+    put(&site, 1);
+    let file = tail_segment(&site.data_dir);
+    std::fs::File::options().write(true).open(&file).expect("open").set_len(4096).expect("truncate");
+    let mut client = Client::open(site.client_port).expect("connect");
+    let lost = client.request("PUT", "/v2/keys/lost", "value=1");
+    assert!(lost.is_err(), "acknowledged without a file: {lost:?}");
+    const SIGABRT: i32 = 6;
+    assert_eq!(server.wait(Duration::from_secs(30)).signal(), Some(SIGABRT));
+    assert!(server.stderr().contains("SIGBUS"), "{}", server.stderr());
+    let mut refused = site.spawn();
+    assert_eq!(refused.wait(Duration::from_secs(30)).code(), Some(1), "a truncated segment is damage");
+}
+
+#[test]
 fn the_rings_run_their_task_work_cooperatively() {
     if Command::new("strace").arg("-V").output().is_err() {
         return skip("the_rings_run_their_task_work_cooperatively", "strace is not installed");

@@ -51,7 +51,7 @@ fn write_until_killed(port: u16, writer: usize, mut known: Known, highest: &Atom
 fn kill_nine_loses_no_acknowledged_write_and_never_moves_the_index_back() {
     let mut site = Site::new();
     // Small snapshots, so that kills also fall into captures, publications and recycling.
-    site.extra = vec!["--snapshot-count".to_owned(), "2000".to_owned()];
+    site.extra = ["--snapshot-count", "2000", "--max-snapshots", "1"].map(str::to_owned).to_vec();
     let highest = Arc::new(AtomicU64::new(0));
     let mut known = [Known::default(); WRITERS];
     let mut written = 0;

@@ -5,6 +5,7 @@
 //! `corpus/`, where it is run first ever after.
 
 mod chunked;
+mod form;
 mod http;
 
 use std::fs;

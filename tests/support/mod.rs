@@ -126,6 +126,11 @@ impl Server {
         self.child.wait().expect("wait");
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by number.
     pub fn signal(&self, signal: i32) {
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -210,6 +215,11 @@ impl Client {
     /// Sends raw bytes.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// What has arrived and was not taken as an answer.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -35,14 +35,14 @@ pub enum Command {
     Get(LoadOptions),
     /// Measure how fast a directory's disk makes log appends durable
     ///
-    /// Writes files below DIR (about 4 MB per sample: 400 MB by default, 1 GB at most) and removes them again.
+    /// Writes files below DIR (about 8 MB per sample: 400 MB by default, 1 GB at most) and removes them again.
     /// First the raw floor of the disk: one 4 KiB O_DIRECT write and fdatasync. Then appends through each writer, for
     /// several record and group sizes, on zero-filled, recycled and merely allocated files; all in interleaved rounds.
     Wal(WalOptions),
 }
 
 /// Samples per figure; disk usage grows with them.
-const MAX_SAMPLES: u64 = 250;
+const MAX_SAMPLES: u64 = 125;
 pub const QUICK_SAMPLES: usize = 30;
 
 #[derive(Clone, Debug, Args)]
@@ -50,7 +50,7 @@ pub struct WalOptions {
     /// A directory on the disk to measure; it must exist
     pub dir: PathBuf,
     /// How often each combination is measured
-    #[arg(long, default_value_t = 100, value_parser = count(MAX_SAMPLES))]
+    #[arg(long, default_value_t = 50, value_parser = count(MAX_SAMPLES))]
     pub samples: usize,
     /// Fewer samples, and only the way a node writes
     #[arg(long)]

@@ -3,7 +3,8 @@
 use ringd_storage::codec::{self, CodecError};
 use ringd_storage::ids::{EtcdIndex, UnixNanos};
 use ringd_storage::payload::{
-    Command, EventNode, EventRecord, ItemClass, KeyWrite, MemberRecord, NodeRecord, Proposal, StoreRecord, WriteMethod,
+    AuthRecord, AuthWrite, Command, EventNode, EventRecord, ItemClass, KeyWrite, MemberRecord, NodeRecord,
+    PermissionRecord, Proposal, RoleRecord, StoreRecord, UserRecord, WriteMethod,
 };
 use ringd_storage::record::{EntryKind, EntryRef, Record};
 use serde_json::{Map, Value, json};
@@ -73,7 +74,7 @@ fn change(object: &mut Object, entry: &EntryRef<'_>, change: Option<ConfChange<'
         }
         several => put(object, "changes", several.iter().map(named).collect::<Vec<_>>()),
     }
-    let context = if change.context.is_empty() { entry.context } else { change.context };
+    let context = change.context;
     match codec::decode::<MemberRecord<'_>>(context) {
         Ok(record) => member(object, &record),
         Err(_) if context.is_empty() => {}
@@ -103,10 +104,59 @@ fn proposal(object: &mut Object, proposal: &Proposal<'_>) {
             put(object, "command", "cluster-version");
             put(object, "version", *version);
         }
+        Command::Auth(write) => auth(object, write),
+        Command::UpdateMember(record) => {
+            put(object, "command", "update-member");
+            put(object, "id", record.id.to_string());
+            put(object, "peerURLs", record.peer_urls.clone());
+        }
     }
     put(object, "at", instant(proposal.at));
     put(object, "origin", proposal.id.origin.to_string());
     put(object, "seq", proposal.id.seq);
+}
+
+/// Hashes are secrets: that one is there is all that is shown.
+fn auth(object: &mut Object, write: &AuthWrite<'_>) {
+    match write {
+        AuthWrite::Enable => put(object, "command", "auth-enable"),
+        AuthWrite::Disable => put(object, "command", "auth-disable"),
+        AuthWrite::PutUser(change) => {
+            put(object, "command", "auth-put-user");
+            put(object, "user", change.name);
+            put(object, "password", change.password_hash.is_some());
+            put(object, "roles", change.roles.clone());
+            put(object, "grant", change.grant.clone());
+            put(object, "revoke", change.revoke.clone());
+        }
+        AuthWrite::DeleteUser(name) => {
+            put(object, "command", "auth-delete-user");
+            put(object, "user", *name);
+        }
+        AuthWrite::CreateRole(role) => {
+            put(object, "command", "auth-create-role");
+            put(object, "role", role.name);
+            permissions(object, "", &role.permissions);
+        }
+        AuthWrite::UpdateRole(change) => {
+            put(object, "command", "auth-update-role");
+            put(object, "role", change.name);
+            for (prefix, changed) in [("grant-", &change.grant), ("revoke-", &change.revoke)] {
+                if let Some(changed) = changed {
+                    permissions(object, prefix, changed);
+                }
+            }
+        }
+        AuthWrite::DeleteRole(name) => {
+            put(object, "command", "auth-delete-role");
+            put(object, "role", *name);
+        }
+    }
+}
+
+fn permissions(object: &mut Object, prefix: &str, permissions: &PermissionRecord<'_>) {
+    put(object, &format!("{prefix}read"), permissions.read.clone());
+    put(object, &format!("{prefix}write"), permissions.write.clone());
 }
 
 fn keys(object: &mut Object, write: &KeyWrite<'_>, at: UnixNanos) {
@@ -157,6 +207,33 @@ pub fn item(key: &[u8], value: &[u8]) -> Object {
         codec::decode(value).map(|record| node(&mut object, rest, &record))
     } else if class == ItemClass::Event as u8 {
         codec::decode(value).map(|record| event(&mut object, &record))
+    } else if class == ItemClass::RemovedMember as u8 {
+        put(&mut object, "type", "removed-member");
+        put(
+            &mut object,
+            "member",
+            rest.try_into().map_or_else(|_| hex(rest), |id| format!("{:x}", u64::from_be_bytes(id))),
+        );
+        Ok(())
+    } else if class == ItemClass::Auth as u8 {
+        codec::decode(value).map(|record: AuthRecord| {
+            put(&mut object, "type", "auth");
+            put(&mut object, "enabled", record.enabled);
+            put(&mut object, "prepared", record.prepared);
+        })
+    } else if class == ItemClass::User as u8 {
+        codec::decode(value).map(|record: UserRecord<'_>| {
+            put(&mut object, "type", "user");
+            put(&mut object, "user", record.name);
+            put(&mut object, "password", !record.password_hash.is_empty());
+            put(&mut object, "roles", record.roles);
+        })
+    } else if class == ItemClass::Role as u8 {
+        codec::decode(value).map(|record: RoleRecord<'_>| {
+            put(&mut object, "type", "role");
+            put(&mut object, "role", record.name);
+            permissions(&mut object, "", &record.permissions);
+        })
     } else {
         put(&mut object, "type", "unknown");
         put(&mut object, "key_hex", hex(key));

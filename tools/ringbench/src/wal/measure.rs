@@ -1,7 +1,8 @@
 //! The measured files and the time each step takes.
 //!
 //! Owns: one file per writer and file state, and one for the floor. Touches: those files. Always: a sample is the time
-//! from the first copied byte of a group to the return of the call that makes it durable.
+//! from the first copied byte of a group to the return of the call that makes it durable; the sync alone, which is
+//! what the floor compares with, is kept beside it.
 
 use std::fs::File;
 use std::io;
@@ -29,6 +30,11 @@ impl Samples {
         self.0.push(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// All samples of several kinds together.
+    pub fn merged<'a>(parts: impl IntoIterator<Item = &'a Samples>) -> Samples {
+        Samples(parts.into_iter().flat_map(|part| &part.0).copied().collect())
+    }
+
     /// The value that `share` of the samples do not exceed, in microseconds; 0 without samples.
     pub fn quantile_us(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
@@ -45,7 +51,8 @@ pub struct Floor {
     at: u64,
     /// The file system has direct I/O.
     pub direct: bool,
-    pub samples: Samples,
+    /// By the group that was measured beside it: a large group leaves the disk busier than a small one.
+    pub samples: [Samples; GROUPS.len()],
 }
 
 impl Floor {
@@ -64,14 +71,16 @@ impl Floor {
         };
         let mut page = PageBuffer::new(PAGE_BYTES as usize);
         page.bytes().fill(0x5a);
-        Ok(Floor { file, page, at: 0, direct, samples: Samples::default() })
+        Ok(Floor { file, page, at: 0, direct, samples: Default::default() })
     }
 
-    pub fn sample(&mut self) -> io::Result<()> {
+    pub fn sample(&mut self, group: usize, keep: bool) -> io::Result<()> {
         let started = Instant::now();
         self.file.write_all_at(&self.page.bytes()[..PAGE_BYTES as usize], self.at)?;
         self.file.sync_data()?;
-        self.samples.add(started);
+        if keep {
+            self.samples[group].add(started);
+        }
         self.at = (self.at + PAGE_BYTES) % FLOOR_FILE_BYTES;
         Ok(())
     }
@@ -84,6 +93,7 @@ pub struct Lane {
     writer: Box<dyn GroupWriter>,
     record: Vec<u8>,
     samples: [Samples; GROUPS.len()],
+    syncs: [Samples; GROUPS.len()],
 }
 
 impl Lane {
@@ -103,22 +113,40 @@ impl Lane {
         let failed = |source| WalBenchError::Io { what: "open a file", dir: dir.display().to_string(), source };
         let writer = kind.open(medium, dir, &name).map_err(failed)?;
         let largest = GROUPS.iter().map(|g| g.record_bytes).max().unwrap_or(0);
-        Ok(Lane { state, kind, writer, record: vec![b'r'; largest], samples: Default::default() })
+        Ok(Lane {
+            state,
+            kind,
+            writer,
+            record: vec![b'r'; largest],
+            samples: Default::default(),
+            syncs: Default::default(),
+        })
     }
 
     /// Appends and syncs one group of the size `GROUPS[group]`.
-    pub fn sample(&mut self, group: usize) -> io::Result<()> {
+    pub fn sample(&mut self, group: usize, keep: bool) -> io::Result<()> {
         let size = GROUPS[group];
         let records = vec![&self.record[..size.record_bytes]; size.records];
         let started = Instant::now();
         self.writer.append(&records)?;
+        let appended = Instant::now();
         self.writer.sync()?;
-        self.samples[group].add(started);
+        if keep {
+            self.syncs[group].add(appended);
+            self.samples[group].add(started);
+        }
         Ok(())
     }
 
     pub fn rows(self) -> impl Iterator<Item = Row> {
         let (state, writer) = (self.state, self.kind);
-        GROUPS.into_iter().zip(self.samples).map(move |(group, samples)| Row { group, state, writer, samples })
+        let measured = self.samples.into_iter().zip(self.syncs);
+        GROUPS.into_iter().zip(measured).map(move |(group, (samples, syncs))| Row {
+            group,
+            state,
+            writer,
+            samples,
+            syncs,
+        })
     }
 }

@@ -59,8 +59,18 @@ impl Report<'_> {
         }
     }
 
+    /// The floor's median in the rounds of this row's group.
+    fn floor_p50(&self, row: &Row) -> f64 {
+        let group = GROUPS.iter().position(|group| *group == row.group).expect("rows are of these groups");
+        p50(&self.floor.samples[group]).max(f64::MIN_POSITIVE)
+    }
+
     fn ratio(&self, row: &Row) -> f64 {
-        p50(&row.samples) / p50(&self.floor.samples).max(f64::MIN_POSITIVE)
+        p50(&row.samples) / self.floor_p50(row)
+    }
+
+    fn sync_ratio(&self, row: &Row) -> f64 {
+        p50(&row.syncs) / self.floor_p50(row)
     }
 
     fn find(&self, group: Group, state: FileState) -> Option<&Row> {
@@ -82,7 +92,7 @@ impl Report<'_> {
             many.group.records,
             self.ratio(one)
         );
-        if p50(&self.floor.samples) < IMPLAUSIBLE_US {
+        if self.floor_p50(one) < IMPLAUSIBLE_US {
             text.push_str("; but no disk is this fast, so what is written here will not survive a power cut");
         } else if slow > UNSTEADY * lone {
             text.push_str("; the slow syncs say that something else is using this disk");
@@ -105,23 +115,28 @@ impl Report<'_> {
                     "p50_us": p50(&row.samples),
                     "p99_us": p99(&row.samples),
                     "over_floor": self.ratio(row),
+                    "sync_p50_us": p50(&row.syncs),
+                    "sync_over_floor": self.sync_ratio(row),
                 })
             })
             .collect();
         let one = self.find(GROUPS[0], STATES[0]);
+        let floor = Samples::merged(&self.floor.samples);
         json!({
             "dir": self.dir.display().to_string(),
             "rounds": self.rounds,
             "floor": {
                 "what": self.floor_name(),
-                "p50_us": p50(&self.floor.samples),
-                "p99_us": p99(&self.floor.samples),
+                "p50_us": p50(&floor),
+                "p99_us": p99(&floor),
             },
             "rows": rows,
             "summary": {
-                "sync_p50_us": one.map(|r| p50(&r.samples)),
-                "floor_p50_us": p50(&self.floor.samples),
-                "ratio": one.map(|r| self.ratio(r)),
+                "append_and_sync_p50_us": one.map(|r| p50(&r.samples)),
+                "append_and_sync_ratio": one.map(|r| self.ratio(r)),
+                "sync_p50_us": one.map(|r| p50(&r.syncs)),
+                "floor_p50_us": one.map(|r| self.floor_p50(r)),
+                "ratio": one.map(|r| self.sync_ratio(r)),
                 "verdict": self.verdict(),
             },
         })
@@ -131,17 +146,17 @@ impl Report<'_> {
         let mut out = String::new();
         let mut line = |text: String| writeln!(out, "{text}").expect("writing to a String cannot fail");
         line(format!("{}: {} interleaved rounds", self.dir.display(), self.rounds));
-        let floor = &self.floor.samples;
-        line(format!("raw floor, {}: p50 {:.0} µs, p99 {:.0} µs\n", self.floor_name(), p50(floor), p99(floor)));
-        let row = |a: &str, b: &str, c: &str, d: &str, e: &str, f: &str| {
-            format!("{a:<13} {b:<12} {c:<19} {d:>8} {e:>8} {f:>8}")
+        let floor = Samples::merged(&self.floor.samples);
+        line(format!("raw floor, {}: p50 {:.0} µs, p99 {:.0} µs\n", self.floor_name(), p50(&floor), p99(&floor)));
+        let row = |a: &str, b: &str, c: &str, d: &str, e: &str, f: &str, g: &str| {
+            format!("{a:<13} {b:<12} {c:<19} {d:>8} {e:>8} {f:>8} {g:>12}")
         };
-        line(row("group", "file", "writer", "p50 µs", "p99 µs", "x floor"));
+        line(row("group", "file", "writer", "p50 µs", "p99 µs", "x floor", "sync x floor"));
         for group in GROUPS {
             for r in self.rows.iter().filter(|r| r.group == group) {
                 let (p50, p99) = (format!("{:.0}", p50(&r.samples)), format!("{:.0}", p99(&r.samples)));
-                let over = format!("{:.2}", self.ratio(r));
-                line(row(&group_name(group), state_name(r.state), r.writer.name(), &p50, &p99, &over));
+                let (over, sync) = (format!("{:.2}", self.ratio(r)), format!("{:.2}", self.sync_ratio(r)));
+                line(row(&group_name(group), state_name(r.state), r.writer.name(), &p50, &p99, &over, &sync));
             }
         }
         line(format!("\n{}", self.verdict()));

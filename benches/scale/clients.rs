@@ -1,0 +1,220 @@
+//! Clients by the thousand: plain blocking sockets, because almost all of them wait.
+//!
+//! Owns: sockets and what is read from them. Touches: loopback only, from several source addresses, since one has
+//! fewer ports than clients are wanted. Always: a read has an end, so a server that hangs is an error.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, socket};
+
+use crate::{DRIBBLING, Error};
+
+/// Connections from one source address: well below the ephemeral ports (28,232 by default).
+const PER_ADDRESS: usize = 20_000;
+/// The longest a measurement waits for one answer.
+const READ_LIMIT: Duration = Duration::from_secs(60);
+
+/// One keep-alive connection.
+pub struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    /// The `number`th connection to the server.
+    pub fn open(server: SocketAddr, number: usize) -> Result<Client, Error> {
+        let host = u8::try_from(1 + number / PER_ADDRESS)?;
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, Some(ipproto::TCP))?;
+        bind(&socket, &SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0)))?;
+        connect(&socket, &server)?;
+        let stream = TcpStream::from(socket);
+        assert!(matches!(stream.peer_addr()?.ip(), IpAddr::V4(ip) if ip.is_loopback()), "loopback only");
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(READ_LIMIT))?;
+        Ok(Client { stream, buffer: Vec::new() })
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    pub fn get(&mut self, target: &str) -> io::Result<()> {
+        self.send(request("GET", target, "").as_bytes())
+    }
+
+    pub fn put(&mut self, key: &str, form: &str) -> io::Result<()> {
+        self.send(request("PUT", key, form).as_bytes())
+    }
+
+    /// Reads more into the buffer.
+    pub fn fill(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 64 << 10];
+        match self.stream.read(&mut chunk)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                self.buffer.extend_from_slice(&chunk[..read]);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads up to and including `mark`.
+    pub fn take_until(&mut self, mark: &[u8]) -> io::Result<Vec<u8>> {
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.buffer, mark) {
+                let rest = self.buffer.split_off(at + mark.len());
+                return Ok(std::mem::replace(&mut self.buffer, rest));
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads a head, and says its status.
+    pub fn head(&mut self) -> io::Result<(u16, Vec<u8>)> {
+        let head = self.take_until(b"\r\n\r\n")?;
+        let status = head.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+        Ok((status.ok_or(io::ErrorKind::InvalidData)?, head))
+    }
+
+    /// Reads an answer with a length.
+    pub fn answer(&mut self) -> io::Result<u16> {
+        let (status, head) = self.head()?;
+        let name = b"Content-Length: ";
+        let digits = memchr::memmem::find(&head, name).map(|at| &head[at + name.len()..]).unwrap_or_default();
+        let length = digits.iter().take_while(|byte| byte.is_ascii_digit());
+        let length = length.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+        while self.buffer.len() < length {
+            self.fill()?;
+        }
+        self.buffer.drain(..length);
+        Ok(status)
+    }
+
+    /// Reads the single event of a long poll to the end of its answer.
+    pub fn event(&mut self) -> io::Result<()> {
+        self.take_until(b"0\r\n\r\n").map(drop)
+    }
+
+    /// Reads until nothing has come for `patience`: what was read, and when the last of it came.
+    pub fn take_rest(&mut self, patience: Duration) -> io::Result<(Vec<u8>, Instant)> {
+        self.stream.set_read_timeout(Some(patience))?;
+        let mut last = Instant::now();
+        loop {
+            match self.fill() {
+                Ok(()) => last = Instant::now(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((std::mem::take(&mut self.buffer), last))
+    }
+}
+
+/// As Go's client sends it.
+pub fn request(method: &str, key: &str, form: &str) -> String {
+    let body = if form.is_empty() {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\nContent-Type: application/x-www-form-urlencoded\r\n", form.len())
+    };
+    format!(
+        "{method} /v2/keys{key} HTTP/1.1\r\nHost: 127.0.0.1:2379\r\nUser-Agent: Go-http-client/1.1\r\n{body}\
+         Accept-Encoding: gzip\r\n\r\n{form}"
+    )
+}
+
+/// One request after another, alternating reads and writes, each timed, until it is told to stop.
+pub struct Probe {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<Vec<Taken>>>,
+}
+
+/// When a request began and how long its answer took.
+pub type Taken = (Instant, Duration);
+
+/// Between two requests of a probe: it shall see stalls, not be load.
+const PROBE_PAUSE: Duration = Duration::from_micros(200);
+
+impl Probe {
+    pub fn start(server: SocketAddr, writes: bool) -> Result<Probe, Error> {
+        let mut client = Client::open(server, 0)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut taken = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                if writes {
+                    client.put("/probe", "value=1")?;
+                } else {
+                    client.get("/probe")?;
+                }
+                client.answer()?;
+                taken.push((begun, begun.elapsed()));
+                std::thread::sleep(PROBE_PAUSE);
+            }
+            Ok(taken)
+        });
+        Ok(Probe { stop, thread })
+    }
+
+    /// Ends it, and gives all it has seen.
+    pub fn stop(self) -> Result<Vec<Taken>, Error> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.thread.join().map_err(|_| "the probe panicked")??)
+    }
+}
+
+/// The latencies of the requests that overlap the window, in microseconds, sorted.
+pub fn within(taken: &[Taken], from: Instant, to: Instant) -> Vec<f64> {
+    let inside = taken.iter().filter(|(begun, took)| *begun <= to && *begun + *took >= from);
+    let mut micros: Vec<f64> = inside.map(|(_, took)| took.as_secs_f64() * 1e6).collect();
+    micros.sort_by(f64::total_cmp);
+    micros
+}
+
+/// The value below which `share` of the sorted values lie.
+pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
+    let last = sorted.len().checked_sub(1)?;
+    sorted.get(((last as f64) * share).round() as usize).copied()
+}
+
+/// Clients that each send a byte of an endless head every second.
+pub struct Dribble {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Dribble {
+    pub fn start(server: SocketAddr) -> Result<Dribble, Error> {
+        let clients: Result<Vec<Client>, Error> = (0..DRIBBLING).map(|_| Client::open(server, PER_ADDRESS)).collect();
+        let mut clients = clients?;
+        for client in &mut clients {
+            client.send(b"GET /v2/keys/probe HTTP/1.1\r\nHost: x\r\nX-Slow: ")?;
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let pause = Duration::from_secs(1) / u32::try_from(DRIBBLING).expect("some thousands");
+            for client in (0..DRIBBLING).cycle() {
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                clients[client].send(b"x")?;
+                std::thread::sleep(pause);
+            }
+            Ok(())
+        });
+        Ok(Dribble { stop, thread })
+    }
+
+    pub fn stop(self) -> Result<(), Error> {
+        self.stop.store(true, Ordering::Relaxed);
+        Ok(self.thread.join().map_err(|_| "a client panicked")??)
+    }
+}

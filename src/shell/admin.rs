@@ -1,0 +1,124 @@
+//! The endpoints about the node itself: statistics, metrics, health, variables, the log level.
+//!
+//! Owns: which numbers go where. Touches: the hub's state, `api` and `metrics` for how answers look. Awaits nothing:
+//! a health check that asks the cluster becomes a plan, as a linearizable read does.
+
+use super::clock;
+use super::driver::Hub;
+use super::observe;
+use super::process;
+use super::respond::{Dispatch, GetPlan, Reply, Responder};
+use crate::api::admin::{self, HealthCheck};
+use crate::api::route::Route;
+use crate::api::{stats, vars};
+use crate::config::LogLevel;
+use crate::metrics;
+use crate::wire::http_body::Request;
+use crate::wire::http_reply::{JSON, ReplyHead, TEXT, append_reply, append_reply_bytes};
+
+impl Responder {
+    /// Answers one of these endpoints, whose method was checked; `None` when the route is none of them.
+    pub(super) fn admin(
+        &self,
+        hub: &Hub,
+        out: &mut Vec<u8>,
+        request: &Request<'_>,
+        (route, query): (&Route<'_>, &[u8]),
+        reply: Reply,
+    ) -> Option<Dispatch> {
+        let date = self.date(clock::now());
+        let head = self.head(200, reply, &date);
+        let json = ReplyHead { content_type: JSON, ..head };
+        let node = hub.node.borrow();
+        match route {
+            Route::StatsSelf => {
+                let config = node.config();
+                let told = stats::SelfStats {
+                    name: &config.name,
+                    id: config.id,
+                    leads: node.is_leader(),
+                    started: hub.begun.1,
+                    leader: node.leader(),
+                    leads_since: hub.leads_since.get(),
+                    appends_received: 0,
+                    appends_sent: 0,
+                };
+                append_reply(out, &json, |out| stats::render_self(out, &told, clock::now()));
+            }
+            Route::StatsStore => {
+                let store = node.store();
+                append_reply(out, &json, |out| stats::render_store(out, store.stats(), store.watcher_count()));
+            }
+            Route::StatsLeader if node.is_leader() => {
+                append_reply(out, &json, |out| stats::render_leader(out, node.leader()));
+            }
+            Route::StatsLeader => {
+                let head = ReplyHead { status: 403, ..json };
+                append_reply(out, &head, |out| admin::render_message(out, stats::NOT_LEADER));
+            }
+            Route::Health => {
+                let check = admin::parse_health(query);
+                let healthy = is_healthy(hub, check);
+                if healthy && !check.serializable {
+                    return Some(Dispatch::LinearGet(GetPlan::health(reply)));
+                }
+                self.health(hub, out, healthy, reply);
+            }
+            Route::Metrics => {
+                let head = ReplyHead { content_type: metrics::CONTENT_TYPE, ..head };
+                append_reply(out, &head, |out| metrics::render(out, &hub.metrics, &observe::scrape(hub)));
+            }
+            Route::DebugVars => {
+                let now = process::read(0);
+                let process = vars::Process {
+                    command_line: std::env::args_os().map(std::os::unix::ffi::OsStringExt::into_vec).collect(),
+                    max_fds: now.max_fds,
+                    resident_bytes: now.resident_bytes,
+                    virtual_bytes: now.virtual_bytes,
+                };
+                let head = ReplyHead { content_type: vars::CONTENT_TYPE, ..head };
+                append_reply(out, &head, |out| vars::render(out, &process, &node.raft_status()));
+            }
+            Route::LocalLog => match admin::parse_log_level(request.body.unwrap_or_default()) {
+                Ok(level) => {
+                    let level = log_level(level);
+                    (hub.services.set_log_level)(level);
+                    tracing::info!("log level is {level:?}");
+                    append_reply_bytes(out, &ReplyHead { status: 204, ..head }, b"");
+                }
+                Err(message) => {
+                    let head = ReplyHead { status: 400, ..json };
+                    append_reply(out, &head, |out| admin::render_message(out, &message));
+                }
+            },
+            _ => return None,
+        }
+        Some(Dispatch::Answered)
+    }
+
+    /// The answer of `/health`.
+    pub(super) fn health(&self, hub: &Hub, out: &mut Vec<u8>, healthy: bool, reply: Reply) {
+        let counter = if healthy { &hub.metrics.health_success } else { &hub.metrics.health_failures };
+        metrics::add(counter, 1);
+        let date = self.date(clock::now());
+        let status = if healthy { 200 } else { 503 };
+        let head = ReplyHead { content_type: TEXT, ..self.head(status, reply, &date) };
+        append_reply_bytes(out, &head, admin::health(healthy));
+    }
+}
+
+/// The nearest of our levels: what is asked for is always shown.
+fn log_level(level: admin::LogLevel) -> LogLevel {
+    match level {
+        admin::LogLevel::Critical | admin::LogLevel::Error => LogLevel::Error,
+        admin::LogLevel::Warning | admin::LogLevel::Notice => LogLevel::Warn,
+        admin::LogLevel::Info => LogLevel::Info,
+        admin::LogLevel::Debug | admin::LogLevel::Trace => LogLevel::Debug,
+    }
+}
+
+/// Whether this member finds nothing wrong without asking anyone.
+fn is_healthy(hub: &Hub, check: HealthCheck) -> bool {
+    let full = hub.disk.is_full() && !check.exclude_no_space;
+    !full && (check.serializable || hub.node.borrow().has_leader())
+}

@@ -1,0 +1,178 @@
+//! One watch on one connection: from the store's first answer to the last event.
+//!
+//! Owns: the mailbox between the fan-out and the connection's task, and the end of a watch in all its ways. Touches: the
+//! connection's buffers, the store's watchers.
+//!
+//! Invariants:
+//! 1. A watcher is forgotten by the store the moment its connection's task leaves the watch, whatever the reason.
+//! 2. A mailbox holds [`MAILBOX_MAX`] events at most; a reader that falls further behind has its watch ended.
+//! 3. While it waits, a watching connection keeps no buffer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+
+use glommio::net::TcpStream;
+
+use super::connection::{Conn, Input, OUT_HIGH_BYTES, Woke, finish, flush, read_or_wake};
+use super::driver::Hub;
+use super::respond::{Reply, WatchPlan};
+use crate::core::store::{Event, WatchStart, WatcherId};
+use crate::metrics;
+use crate::wire::http_reply::Stream;
+
+/// Input that may gather behind a watch; more stays in the socket.
+const WATCH_INPUT_MAX: usize = 64 << 10;
+/// Events that may wait for one slow watcher; beyond it the watch ends, as in etcd (its channel holds 100).
+pub const MAILBOX_MAX: usize = 100;
+
+/// What a watcher was sent and has not been told yet.
+#[derive(Default)]
+pub struct Mailbox {
+    /// Whose events these are. A connection watches again and again; what was meant for an earlier watch is nobody's.
+    watcher: Cell<Option<WatcherId>>,
+    events: RefCell<VecDeque<Rc<Event>>>,
+    /// No more will come: the one-shot event arrived, or the reader was too slow.
+    ended: Cell<bool>,
+}
+
+impl Mailbox {
+    fn begin(&self) {
+        self.watcher.set(None);
+        self.events.take();
+        self.ended.set(false);
+    }
+
+    /// Takes an event. False when the reader is too slow and its watcher must be removed.
+    fn put(&self, event: Rc<Event>, last: bool) -> bool {
+        let mut events = self.events.borrow_mut();
+        let fits = events.len() < MAILBOX_MAX;
+        if fits {
+            events.push_back(event);
+        }
+        self.ended.set(last || !fits);
+        fits
+    }
+
+    /// Takes an event for `watcher`: whether to wake the connection, and whether the watcher stays.
+    pub fn deliver(&self, watcher: WatcherId, event: Rc<Event>, last: bool) -> (bool, bool) {
+        if self.watcher.get() != Some(watcher) {
+            return (false, false);
+        }
+        if self.ended.get() {
+            return (false, true);
+        }
+        (true, self.put(event, last))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.events.borrow().is_empty()
+    }
+}
+
+/// Removes the watcher when the connection's task leaves the watch in any way.
+struct Guard<'a> {
+    hub: &'a Hub,
+    id: Option<WatcherId>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.hub.node.borrow_mut().store_mut().unwatch(id);
+        }
+    }
+}
+
+/// Runs one watch. False when the connection is over.
+pub(super) async fn watch(
+    hub: &Rc<Hub>,
+    conn: &Rc<Conn>,
+    stream: &mut TcpStream,
+    input: &mut Input,
+    plan: WatchPlan,
+) -> io::Result<bool> {
+    let reply = plan.reply;
+    let mut guard = Guard { hub, id: None };
+    let Some(body) = begin(hub, conn, &mut guard, &plan) else {
+        return Ok(reply.keep_alive || finish(hub, conn, stream).await.map(|()| false)?);
+    };
+    drop(plan);
+    loop {
+        let ended = tell(hub, conn, body, reply);
+        flush(hub, conn, stream).await?;
+        if ended {
+            break;
+        }
+        if hub.is_stopping() {
+            body.finish(&mut conn.out());
+            finish(hub, conn, stream).await?;
+            return Ok(false);
+        }
+        if conn.mailbox.is_empty() {
+            input.drop_served();
+            conn.release_out();
+            let woke = if input.waiting() < WATCH_INPUT_MAX {
+                read_or_wake(hub, conn, stream, input).await?
+            } else {
+                conn.wake.wait().await;
+                Woke::Poked
+            };
+            if matches!(woke, Woke::End) {
+                return Ok(false);
+            }
+        }
+        glommio::yield_if_needed().await;
+    }
+    if body.must_close() {
+        finish(hub, conn, stream).await?;
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Asks the store and renders the answer's head; `None` when the answer is an error.
+fn begin(hub: &Hub, conn: &Conn, guard: &mut Guard<'_>, plan: &WatchPlan) -> Option<Stream> {
+    conn.mailbox.begin();
+    metrics::add(&hub.metrics.watch_requests, 1);
+    let started = hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
+    let mut out = conn.out();
+    match started {
+        Err(error) => {
+            hub.responder.store_error(&mut out, &error, plan.reply);
+            None
+        }
+        Ok(start) => {
+            let body = hub.responder.watch_begins(&mut out, hub, plan.reply);
+            match start {
+                WatchStart::Now(event) => {
+                    conn.mailbox.put(event, !plan.stream);
+                }
+                WatchStart::Parked(id) => {
+                    guard.id = Some(id);
+                    conn.mailbox.watcher.set(Some(id));
+                }
+            }
+            Some(body)
+        }
+    }
+}
+
+/// Renders what the mailbox holds; true when the watch is over.
+fn tell(hub: &Hub, conn: &Conn, body: Stream, reply: Reply) -> bool {
+    let mut events = conn.mailbox.events.borrow_mut();
+    let mut out = conn.out();
+    while out.len() < OUT_HIGH_BYTES
+        && let Some(event) = events.pop_front()
+    {
+        if !reply.head_only {
+            body.append(&mut out, |out| hub.responder.watch_event(out, &event));
+        }
+    }
+    let ended = conn.mailbox.ended.get() && events.is_empty();
+    if ended {
+        body.finish(&mut out);
+    }
+    ended
+}
