@@ -4,6 +4,7 @@
 //! Always: a case removes its keys when it is over, whatever happened, and its report names the step that failed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -256,6 +257,10 @@ impl Run {
             let try_once = |c: &mut Connection| c.send(&wanted).and_then(|()| c.receive(&wanted.method));
             let answer = match try_once(&mut connection) {
                 Ok(answer) => answer,
+                // No answer is not a closed connection: asking twice would hide it, and write twice.
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Err(Mismatch(format!("round {i} was not answered within {limit:?}")));
+                }
                 Err(_) => {
                     // A kept-alive connection may be closed under us: once more on a new one.
                     connection = Connection::open(&host_port, limit).map_err(failed)?;
