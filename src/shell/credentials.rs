@@ -216,7 +216,7 @@ mod tests {
 
     fn fingerprint(number: usize) -> Fingerprint {
         let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
         bytes
     }
 
