@@ -33,10 +33,12 @@ pub enum Step {
     Request = 2,
     /// A slice of a snapshot's capture.
     Capture = 3,
+    /// A slice of the events that a turn owes to its watchers, beyond the first.
+    FanOut = 4,
 }
 
 /// Label values of [`Step`].
-pub const STEP_NAMES: [&str; 4] = ["turn", "settle", "request", "capture"];
+pub const STEP_NAMES: [&str; 5] = ["turn", "settle", "request", "capture", "fan_out"];
 
 /// Which requests to the keys are counted apart: etcd's `method` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,10 +17,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use super::clock;
 use super::driver::Hub;
 use super::notify::Notify;
 use super::watching::MAILBOX_MAX;
 use crate::core::store::Fired;
+use crate::metrics::Step;
 
 /// Events handed out in one go: about half a millisecond of rendering and sending for those who get them.
 const SLICE: usize = 64;
@@ -80,7 +82,9 @@ pub async fn run(hub: Rc<Hub>) {
         while hub.fan_out.len() > 0 {
             // The tasks woken by the slice before run first, and once a millisecond whoever the ring has woken.
             glommio::executor().yield_now().await;
+            let begun = clock::monotonic();
             hub.fan_out.hand_out(&hub, SLICE);
+            hub.metrics.step(Step::FanOut, begun.elapsed());
         }
     }
 }
