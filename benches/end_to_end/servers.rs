@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(2);
 #[derive(Clone, Debug)]
 pub struct Program {
     pub path: PathBuf,
-    flags: Vec<&'static str>,
+    pub flags: Vec<&'static str>,
     /// `None`: free on all cores.
     core: Option<usize>,
 }

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, ipproto, socket};
 
-use crate::{DRIBBLING, Error};
+use crate::{DRIBBLING, Error, ROUNDS};
 
-/// Connections from one source address: well below the ephemeral ports (28,232 by default).
-const PER_ADDRESS: usize = 20_000;
+/// Connections from one source address: well below the ephemeral ports (28,232 by default). A port that was used is
+/// not free for a minute, so rounds use addresses of their own.
+pub const PER_ADDRESS: usize = 20_000;
 /// The longest a measurement waits for one answer.
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,7 +53,7 @@ impl Client {
     }
 
     /// Reads more into the buffer.
-    pub fn fill(&mut self) -> io::Result<()> {
+    fn fill(&mut self) -> io::Result<()> {
         let mut chunk = [0; 64 << 10];
         match self.stream.read(&mut chunk)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -64,7 +65,7 @@ impl Client {
     }
 
     /// Reads up to and including `mark`.
-    pub fn take_until(&mut self, mark: &[u8]) -> io::Result<Vec<u8>> {
+    fn take_until(&mut self, mark: &[u8]) -> io::Result<Vec<u8>> {
         loop {
             if let Some(at) = memchr::memmem::find(&self.buffer, mark) {
                 let rest = self.buffer.split_off(at + mark.len());
@@ -81,38 +82,39 @@ impl Client {
         Ok((status.ok_or(io::ErrorKind::InvalidData)?, head))
     }
 
-    /// Reads an answer with a length.
+    /// Reads an answer with a length, and says its status.
     pub fn answer(&mut self) -> io::Result<u16> {
         let (status, head) = self.head()?;
-        let name = b"Content-Length: ";
-        let digits = memchr::memmem::find(&head, name).map(|at| &head[at + name.len()..]).unwrap_or_default();
-        let length = digits.iter().take_while(|byte| byte.is_ascii_digit());
-        let length = length.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
+        self.skip_body(&head).map(|()| status)
+    }
+
+    /// Reads an answer with a length, and says its `X-Etcd-Index`.
+    pub fn index(&mut self) -> io::Result<u64> {
+        let (_, head) = self.head()?;
+        self.skip_body(&head)?;
+        Ok(number_of(&head, b"X-Etcd-Index: "))
+    }
+
+    fn skip_body(&mut self, head: &[u8]) -> io::Result<()> {
+        let length = number_of(head, b"Content-Length: ") as usize;
         while self.buffer.len() < length {
             self.fill()?;
         }
         self.buffer.drain(..length);
-        Ok(status)
+        Ok(())
     }
 
     /// Reads the single event of a long poll to the end of its answer.
-    pub fn event(&mut self) -> io::Result<()> {
-        self.take_until(b"0\r\n\r\n").map(drop)
+    pub fn event(&mut self) -> io::Result<Vec<u8>> {
+        self.take_until(b"0\r\n\r\n")
     }
+}
 
-    /// Reads until nothing has come for `patience`: what was read, and when the last of it came.
-    pub fn take_rest(&mut self, patience: Duration) -> io::Result<(Vec<u8>, Instant)> {
-        self.stream.set_read_timeout(Some(patience))?;
-        let mut last = Instant::now();
-        loop {
-            match self.fill() {
-                Ok(()) => last = Instant::now(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((std::mem::take(&mut self.buffer), last))
-    }
+/// The number behind a header's name; 0 when there is none.
+fn number_of(head: &[u8], name: &[u8]) -> u64 {
+    let digits = memchr::memmem::find(head, name).map(|at| &head[at + name.len()..]).unwrap_or_default();
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
 
 /// As Go's client sends it.
@@ -192,7 +194,8 @@ pub struct Dribble {
 
 impl Dribble {
     pub fn start(server: SocketAddr) -> Result<Dribble, Error> {
-        let clients: Result<Vec<Client>, Error> = (0..DRIBBLING).map(|_| Client::open(server, PER_ADDRESS)).collect();
+        let clients: Result<Vec<Client>, Error> =
+            (0..DRIBBLING).map(|_| Client::open(server, (ROUNDS + 1) * PER_ADDRESS)).collect();
         let mut clients = clients?;
         for client in &mut clients {
             client.send(b"GET /v2/keys/probe HTTP/1.1\r\nHost: x\r\nX-Slow: ")?;
