@@ -174,11 +174,11 @@ pub fn render_machines(out: &mut Vec<u8>, members: &Membership) {
     }
 }
 
-/// The body of a refusal by these endpoints.
+/// The body of a refusal by these endpoints and those of auth; etcd ends it without a newline.
 pub fn render_message(out: &mut Vec<u8>, message: &str) {
     out.extend_from_slice(b"{\"message\":");
     json::push_string(out, message.as_bytes());
-    out.extend_from_slice(b"}\n");
+    out.push(b'}');
 }
 
 #[cfg(test)]
