@@ -226,9 +226,8 @@ fn connections_beyond_the_limit_are_told_so() {
     };
     let (mut first, mut second) = (admitted(), admitted());
     let mut third = Client::open(site.client_port).expect("connect");
-    let mut refusal = Vec::new();
     while !third.is_closed() {}
-    std::mem::swap(&mut refusal, &mut third.take_buffer());
+    let refusal = third.take_buffer();
     let refusal = String::from_utf8_lossy(&refusal);
     assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("too many connections"), "{refusal}");
     assert_eq!((get(&mut first, "/").status, get(&mut second, "/").status), (200, 200));
