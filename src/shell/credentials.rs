@@ -10,7 +10,7 @@
 //! 3. At most one bcrypt runs at a time, so that guessing cannot occupy the threads the disk needs.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 
@@ -27,6 +27,9 @@ use crate::core::auth::Auth;
 const BCRYPT_COST: u32 = 10;
 /// Verdicts of one generation; there are two. At about 120 bytes each they stay below 512 KiB.
 const GENERATION_MAX: usize = 2048;
+
+/// A block of SHA-256.
+const KEY_BYTES: usize = 64;
 
 /// A keyed hash of a credential.
 pub type Fingerprint = [u8; 32];
@@ -84,8 +87,8 @@ pub struct Findings {
 #[derive(Debug, Default)]
 struct Verdicts {
     version: u64,
-    young: HashMap<Fingerprint, Rc<str>>,
-    old: HashMap<Fingerprint, Rc<str>>,
+    young: BTreeMap<Fingerprint, Rc<str>>,
+    old: BTreeMap<Fingerprint, Rc<str>>,
 }
 
 impl Verdicts {
@@ -113,9 +116,9 @@ impl Verdicts {
 }
 
 /// The verdicts of this process.
-#[derive(Debug)]
 pub struct Credentials {
-    key: [u8; 32],
+    /// SHA-256 that has taken in a random key of one block: a header costs one more block.
+    keyed: Sha256,
     verdicts: RefCell<Verdicts>,
     turn: Semaphore,
 }
@@ -126,11 +129,12 @@ impl Credentials {
     /// # Errors
     /// When the system has no randomness.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { key: random()?, verdicts: RefCell::default(), turn: Semaphore::new(1) })
+        let key: [u8; KEY_BYTES] = random()?;
+        Ok(Self { keyed: Sha256::new_with_prefix(key), verdicts: RefCell::default(), turn: Semaphore::new(1) })
     }
 
     fn fingerprint(&self, secret: &[u8]) -> Fingerprint {
-        Sha256::new().chain_update(self.key).chain_update(secret).finalize().into()
+        self.keyed.clone().chain_update(secret).finalize().into()
     }
 
     /// Who sent a request with this `Authorization` header.
