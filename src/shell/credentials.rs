@@ -218,7 +218,7 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 mod tests {
     use super::*;
 
-    fn fingerprint(number: usize) -> Fingerprint {
+    fn fingerprint(number: u64) -> Fingerprint {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&number.to_le_bytes());
         bytes
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn verdicts_are_bounded_and_the_used_ones_stay() {
         let mut verdicts = Verdicts::default();
-        for number in 0..10 * GENERATION_MAX {
+        for number in 0..10 * GENERATION_MAX as u64 {
             verdicts.insert(0, fingerprint(number), "u".into());
             assert!(verdicts.find(0, &fingerprint(0)).is_some(), "used after {number}");
             assert!(verdicts.young.len() + verdicts.old.len() <= 2 * GENERATION_MAX);
