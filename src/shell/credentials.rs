@@ -28,6 +28,9 @@ const BCRYPT_COST: u32 = 10;
 /// Verdicts of one generation; there are two. At about 120 bytes each they stay below 512 KiB.
 const GENERATION_MAX: usize = 2048;
 
+/// A block of SHA-256.
+const KEY_BYTES: usize = 64;
+
 /// A keyed hash of a credential.
 pub type Fingerprint = [u8; 32];
 
@@ -113,9 +116,9 @@ impl Verdicts {
 }
 
 /// The verdicts of this process.
-#[derive(Debug)]
 pub struct Credentials {
-    key: [u8; 32],
+    /// SHA-256 that has taken in a random key of one block: a header costs one more block.
+    keyed: Sha256,
     verdicts: RefCell<Verdicts>,
     turn: Semaphore,
 }
@@ -126,11 +129,12 @@ impl Credentials {
     /// # Errors
     /// When the system has no randomness.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { key: random()?, verdicts: RefCell::default(), turn: Semaphore::new(1) })
+        let key: [u8; KEY_BYTES] = random()?;
+        Ok(Self { keyed: Sha256::new_with_prefix(key), verdicts: RefCell::default(), turn: Semaphore::new(1) })
     }
 
     fn fingerprint(&self, secret: &[u8]) -> Fingerprint {
-        Sha256::new().chain_update(self.key).chain_update(secret).finalize().into()
+        self.keyed.clone().chain_update(secret).finalize().into()
     }
 
     /// Who sent a request with this `Authorization` header.
@@ -214,7 +218,7 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
 mod tests {
     use super::*;
 
-    fn fingerprint(number: usize) -> Fingerprint {
+    fn fingerprint(number: u64) -> Fingerprint {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
         bytes
@@ -223,7 +227,7 @@ mod tests {
     #[test]
     fn verdicts_are_bounded_and_the_used_ones_stay() {
         let mut verdicts = Verdicts::default();
-        for number in 0..10 * GENERATION_MAX {
+        for number in 0..10 * GENERATION_MAX as u64 {
             verdicts.insert(0, fingerprint(number), "u".into());
             assert!(verdicts.find(0, &fingerprint(0)).is_some(), "used after {number}");
             assert!(verdicts.young.len() + verdicts.old.len() <= 2 * GENERATION_MAX);
