@@ -220,7 +220,7 @@ mod tests {
 
     fn fingerprint(number: u64) -> Fingerprint {
         let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
         bytes
     }
 
