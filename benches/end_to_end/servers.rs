@@ -102,11 +102,32 @@ impl Server {
     }
 
     /// This program itself, answering everything with the same bytes, on ringd's core.
-    pub fn start_constant(programs: &crate::Programs, flag: &str) -> Result<Server, Error> {
+    pub fn start_constant(programs: &crate::Programs, flag: &str, bytes: Option<usize>) -> Result<Server, Error> {
         let [port, _] = free_ports()?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(flag).arg(port.to_string());
+        command.arg(flag).arg(bytes.map_or(port.to_string(), |bytes| format!("{port}:{bytes}")));
         Server::launch(command, port, Some(programs.core), Path::new("/dev/null"))
+    }
+
+    /// Bytes of the whole answer to a GET of a value of so many bytes.
+    pub fn answer_bytes(&self, value_size: u64) -> Result<usize, Error> {
+        use std::io::{Read, Write};
+        const CLOSE: &str = "Connection: close\r\n";
+        let value = format!("value={}", "v".repeat(value_size as usize));
+        let ask = |request: String| -> Result<usize, Error> {
+            let mut stream = std::net::TcpStream::connect(self.address)?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            Ok(answer.len())
+        };
+        let form = "Content-Type: application/x-www-form-urlencoded";
+        ask(format!(
+            "PUT /v2/keys/bench/size HTTP/1.1\r\nHost: x\r\n{CLOSE}{form}\r\nContent-Length: {}\r\n\r\n{value}",
+            value.len()
+        ))?;
+        let answer = ask(format!("GET /v2/keys/bench/size HTTP/1.1\r\nHost: x\r\n{CLOSE}\r\n"))?;
+        Ok(answer.saturating_sub(CLOSE.len()))
     }
 
     fn launch(mut command: Command, port: u16, core: Option<usize>, log: &Path) -> Result<Server, Error> {

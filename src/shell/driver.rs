@@ -139,6 +139,8 @@ pub struct Hub {
     pub services: Services,
     /// When this hub was made, on both clocks.
     pub begun: (Instant, UnixNanos),
+    /// Both clocks as of the last tick.
+    wall_anchor: Cell<(Instant, UnixNanos)>,
     /// Descriptors that were open when this hub was made.
     pub fds_at_start: u64,
     /// Since when the present leader leads, as far as this node saw.
@@ -194,6 +196,7 @@ impl Hub {
             services,
             begun,
             fds_at_start: process::list_fds(),
+            wall_anchor: Cell::new(begun),
             leads_since: Cell::new(begun.1),
             taking_since: Cell::new(begun.0),
             settling_since: Cell::new(begun.0),
@@ -236,6 +239,15 @@ impl Hub {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// The wall clock at an instant since the last tick: requests are stamped with it, so that serving one reads the
+    /// clock no oftener than timing it does. A step of the wall clock shows within one heartbeat.
+    #[must_use]
+    pub fn wall(&self, at: Instant) -> UnixNanos {
+        let (anchor, wall) = self.wall_anchor.get();
+        let since = u64::try_from(at.saturating_duration_since(anchor).as_nanos()).unwrap_or(u64::MAX);
+        UnixNanos::new(wall.get().saturating_add(since))
     }
 
     /// Takes no further requests; open connections end after what they have begun.
@@ -392,6 +404,7 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
             tracing::warn!("leader failed to send out heartbeat on time (late by {late:?})");
         }
         hub.metrics.tick(hub.begun.0.elapsed());
+        hub.wall_anchor.set((clock::monotonic(), clock::now()));
         hub.input(Input::Tick);
     }
 }

@@ -30,7 +30,11 @@ impl Notify {
             if self.set.replace(false) {
                 return Poll::Ready(());
             }
-            *self.waker.borrow_mut() = Some(context.waker().clone());
+            let mut waker = self.waker.borrow_mut();
+            // A task that waits for bytes comes here with the same waker again and again.
+            if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                *waker = Some(context.waker().clone());
+            }
             Poll::Pending
         })
         .await;

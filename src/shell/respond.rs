@@ -226,7 +226,7 @@ impl Responder {
         reply: Reply,
         behind_writes: bool,
     ) -> Dispatch {
-        let now = clock::now();
+        let now = hub.wall(reply.begun);
         let mut scratch = self.params_scratch.borrow_mut();
         let content_type = request.head.content_type;
         let body = match request.body {
@@ -276,7 +276,7 @@ impl Responder {
             _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
                 self.count_received(reply);
-                self.get(&mut conn.out(), &hub.node.borrow(), path, (recursive, sorted), reply);
+                self.get(&mut conn.out(), (&hub.node.borrow(), now), path, (recursive, sorted), reply);
                 Dispatch::Answered
             }
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: true }) => {
@@ -335,8 +335,14 @@ impl Responder {
         }
     }
 
-    fn get(&self, out: &mut Vec<u8>, node: &Node, path: &[u8], (recursive, sorted): (bool, bool), reply: Reply) {
-        let now = clock::now();
+    fn get(
+        &self,
+        out: &mut Vec<u8>,
+        (node, now): (&Node, UnixNanos),
+        path: &[u8],
+        (recursive, sorted): (bool, bool),
+        reply: Reply,
+    ) {
         let found = node.store().get(path);
         if recursive {
             let (successes, failures) = &self.metrics.recursive_reads;
@@ -361,7 +367,7 @@ impl Responder {
     pub fn linear_get(&self, out: &mut Vec<u8>, hub: &Hub, plan: &GetPlan, confirmed: bool) {
         match &plan.what {
             Asked::Key { path, recursive, sorted } if confirmed => {
-                self.get(out, &hub.node.borrow(), path, (*recursive, *sorted), plan.reply);
+                self.get(out, (&hub.node.borrow(), clock::now()), path, (*recursive, *sorted), plan.reply);
             }
             Asked::Key { .. } => self.error(out, &failure(ProposalFailure::Timeout), plan.reply),
             Asked::Health => self.health(hub, out, confirmed, plan.reply),
