@@ -174,6 +174,13 @@ impl Disk {
         Ok(appended.rolled)
     }
 
+    /// Whether only the reserve is left and no spare can be made: what the node itself proposes at leisure (expiry) must
+    /// wait as well, or it would use the reserve up.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.full.get() && self.room_bytes() <= RESERVE_BYTES
+    }
+
     /// Whether client writes are refused until there is space.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -271,6 +271,7 @@ impl Hub {
         let mut effects = self.effects.borrow_mut();
         effects.clear();
         let mut node = self.node.borrow_mut();
+        node.handle(Input::Room { available: !self.disk.is_exhausted() }, clock::now());
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
         drop(node);

@@ -147,6 +147,8 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     // The first turn applies the bootstrap entries, which name the voters.
     hub.turn();
     if hub.node.borrow().is_only_voter() {
+        // One voter has nobody to catch up with after a cut tail. With others the note stays.
+        clear_tail_cut(directory.wal())?;
         hub.input(Input::Campaign);
     }
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
@@ -250,10 +252,6 @@ fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium
         }
     };
     let node = build_node(config, &recovered, loaded, base.as_ref()).map_err(StartError::Config)?;
-    if recovered.must_catch_up {
-        // One voter has nobody to catch up with: what was cut was never acknowledged by anyone else.
-        clear_tail_cut(directory.wal())?;
-    }
     Ok((node, recovered.wal, recovered.identity))
 }
 
