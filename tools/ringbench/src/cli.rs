@@ -89,6 +89,9 @@ pub struct LoadOptions {
     /// Do not write the key space before reading from it
     #[arg(long)]
     pub no_fill: bool,
+    /// Never sleep while waiting for answers: takes a whole core, and no server pays for waking this process up
+    #[arg(long)]
+    pub spin: bool,
     /// Also report the CPU time this process spends per request (the server, on this machine)
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,

@@ -47,6 +47,7 @@ fn run_load(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
         clients: options.clients,
         seed: options.seed,
         stop: Stop::After { warmup: options.warmup, duration: options.duration },
+        spin: options.spin,
         server_pid: options.server_pid,
         label: kind.name(),
     };
@@ -71,6 +72,7 @@ fn fill(options: &LoadOptions, address: std::net::SocketAddr) -> Result<(), Benc
         clients: options.clients,
         seed: options.seed,
         stop: Stop::EachKeyOnce,
+        spin: false,
         server_pid: None,
         label: "fill",
     };
