@@ -63,6 +63,12 @@ impl Load {
         self.measure(server, &command, clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
     }
 
+    /// [`Load::run_awake`] as a user, `NAME:PASSWORD`.
+    pub fn run_as(&self, server: &Server, user: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
+        let command = ["get", "--no-fill", "--spin", "--user", user];
+        self.measure(server, &command, clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
+    }
+
     /// Without a warm-up, so that every request is in the report.
     pub fn run_uncounted(&self, server: &Server, command: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
         self.measure(server, &[command, "--no-fill"], clients, keys, self.seconds, 0.0)

@@ -355,7 +355,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::template::{Kind, Template};
+    use crate::template::{Kind, Shape};
 
     /// Answers every request on every connection with `answer`; hangs up after `per_connection` of them.
     fn serve(answer: &'static [u8], per_connection: usize) -> SocketAddr {
@@ -379,7 +379,15 @@ mod tests {
     }
 
     fn each_key_once(address: SocketAddr, keys: usize) -> Result<Measured, BenchError> {
-        let template = Template::new(Kind::Get, "h:1", "/p", keys, 1, 1);
+        let template = Template::new(&Shape {
+            kind: Kind::Get,
+            host: "h:1",
+            user: None,
+            prefix: "/p",
+            keys,
+            value_size: 1,
+            seed: 1,
+        });
         run(&Plan {
             template,
             address,
