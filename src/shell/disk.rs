@@ -147,7 +147,8 @@ impl Disk {
             match record {
                 Record::Entry(entry) => frame.push_entry(&entry),
                 Record::HardState(state) => frame.push_hard_state(&state),
-                Record::SnapshotMarker { marker, .. } => frame.push_snapshot_taken(marker),
+                Record::SnapshotMarker { marker, replaces_log: true } => frame.push_snapshot_received(marker),
+                Record::SnapshotMarker { marker, replaces_log: false } => frame.push_snapshot_taken(marker),
             }
             if frame.bytes() >= FRAME_BYTES_MAX {
                 rolled |= self.finish(frame)?;

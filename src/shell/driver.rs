@@ -337,6 +337,12 @@ impl Hub {
                 tracing::info!("enabled capabilities for version {version}");
             }
             Notice::MembershipChanged => tracing::debug!("membership changed"),
+            Notice::Removed => tracing::error!("the member has been permanently removed from the cluster"),
+            Notice::NotLeading | Notice::NoteObsolete => {}
+            Notice::HandingOver { to, stalled_ms } => {
+                tracing::warn!(%to, stalled_ms, "the disk stalls; handing leadership over");
+            }
+            Notice::Installed { index } => tracing::info!(%index, "a snapshot from the leader is installed"),
             Notice::SnapshotBegins { index } => tracing::info!(%index, "snapshot begins"),
         }
     }

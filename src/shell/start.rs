@@ -372,5 +372,8 @@ fn build_node(
         cluster_version: ETCD_CLUSTER_VERSION,
         seed: now.get(),
     };
-    Node::new(node_config, NodeStart { log, applied, applied_term, store, members, auth, now })
+    Node::new(
+        node_config,
+        NodeStart { log, applied, applied_term, store, members, auth, now, may_have_forgotten: false },
+    )
 }
