@@ -179,6 +179,12 @@ impl Membership {
         self.removed.iter().copied()
     }
 
+    /// Whether a member was removed for good.
+    #[must_use]
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.contains(&id)
+    }
+
     /// What a snapshot tells of a removed member.
     pub fn restore_removed(&mut self, id: MemberId) {
         self.removed.insert(id);

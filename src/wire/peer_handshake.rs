@@ -5,9 +5,10 @@
 //!
 //! Must always hold: any bytes give a handshake, a wish for more, or `None`/an error; never a panic.
 
-use ringd_storage::ids::{ClusterId, MemberId};
+use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term};
 
 use super::peer_frame::PROTOCOL_VERSION;
+use crate::core::event::Standing;
 
 /// Where raft messages go.
 pub const STREAM_PATH: &str = "/raft/stream";
@@ -27,6 +28,8 @@ const FROM: &str = "X-Server-From";
 const TO: &str = "X-Raft-To";
 const URLS: &str = "X-PeerURLs";
 const VERSION: &str = "X-Ringd-Protocol";
+/// Five numbers: last index, last term, past bootstrap, knows you, removed you.
+const STANDING: &str = "X-Ringd-Standing";
 const BYTES: &str = "X-Snapshot-Bytes";
 
 /// What a stream is for.
@@ -54,6 +57,8 @@ pub struct Handshake {
     pub protocol: u32,
     /// Where the sender can be reached.
     pub peer_urls: Vec<String>,
+    /// How the sender stands.
+    pub standing: Standing,
     /// What for.
     pub purpose: Purpose,
 }
@@ -83,12 +88,13 @@ pub fn render_request(out: &mut Vec<u8>, host: &str, handshake: &Handshake) {
     };
     let mut text = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: {UPGRADE}\r\n{CLUSTER}: {}\r\n\
-         {FROM}: {}\r\n{TO}: {}\r\n{VERSION}: {}\r\n{URLS}: {}\r\n",
+         {FROM}: {}\r\n{TO}: {}\r\n{VERSION}: {}\r\n{URLS}: {}\r\n{STANDING}: {}\r\n",
         handshake.cluster,
         handshake.from,
         handshake.to,
         handshake.protocol,
-        handshake.peer_urls.join(",")
+        handshake.peer_urls.join(","),
+        render_standing(&handshake.standing)
     );
     if let Purpose::Snapshot { bytes } = handshake.purpose {
         text.push_str(&format!("{BYTES}: {bytes}\r\n"));
@@ -121,7 +127,32 @@ pub fn parse_request(head: &[u8]) -> Option<Handshake> {
         to: MemberId::new(hex(value(TO)?)?),
         protocol: value(VERSION)?.parse().ok()?,
         peer_urls: urls.split(',').filter(|url| !url.is_empty()).take(URLS_MAX).map(str::to_owned).collect(),
+        standing: parse_standing(value(STANDING)?)?,
         purpose: if snapshot { Purpose::Snapshot { bytes: value(BYTES)?.parse().ok()? } } else { Purpose::Messages },
+    })
+}
+
+fn render_standing(standing: &Standing) -> String {
+    let flag = u8::from;
+    format!(
+        "{} {} {} {} {}",
+        standing.last_index,
+        standing.last_term,
+        flag(standing.past_bootstrap),
+        flag(standing.knows_you),
+        flag(standing.removed_you)
+    )
+}
+
+fn parse_standing(text: &str) -> Option<Standing> {
+    let mut numbers = text.split(' ').map(|number| number.parse::<u64>().ok());
+    let mut next = || numbers.next().flatten();
+    Some(Standing {
+        last_index: RaftIndex::new(next()?),
+        last_term: Term::new(next()?),
+        past_bootstrap: next()? == 1,
+        knows_you: next()? == 1,
+        removed_you: next()? == 1,
     })
 }
 
@@ -135,7 +166,12 @@ fn hex(text: &str) -> Option<u64> {
 }
 
 /// Renders the answer of member `own` of `cluster`.
-pub fn render_verdict(out: &mut Vec<u8>, verdict: &Verdict, cluster: ClusterId, own: MemberId) {
+pub fn render_verdict(
+    out: &mut Vec<u8>,
+    verdict: &Verdict,
+    (cluster, own): (ClusterId, MemberId),
+    standing: &Standing,
+) {
     let (status, body) = match verdict {
         Verdict::Accepted => ("101 Switching Protocols", ""),
         Verdict::ForeignCluster(_) => ("412 Precondition Failed", "cluster ID mismatch\n"),
@@ -144,11 +180,17 @@ pub fn render_verdict(out: &mut Vec<u8>, verdict: &Verdict, cluster: ClusterId, 
         Verdict::Removed => ("410 Gone", "the member has been permanently removed from the cluster\n"),
         Verdict::Busy => ("503 Service Unavailable", "not now\n"),
     };
-    let ids = format!("{CLUSTER}: {cluster}\r\n{FROM}: {own}\r\n{VERSION}: {PROTOCOL_VERSION}\r\n");
+    let ids = format!(
+        "{CLUSTER}: {cluster}\r\n{FROM}: {own}\r\n{VERSION}: {PROTOCOL_VERSION}\r\n{STANDING}: {}\r\n",
+        render_standing(standing)
+    );
     let rest = if *verdict == Verdict::Accepted {
         format!("Connection: Upgrade\r\nUpgrade: {UPGRADE}\r\n\r\n")
     } else {
-        format!("Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n", body.len())
+        format!(
+            "Connection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
     };
     out.extend_from_slice(format!("HTTP/1.1 {status}\r\n{ids}{rest}{body}").as_bytes());
 }
@@ -164,6 +206,8 @@ pub struct Answer {
     pub member: Option<MemberId>,
     /// What it speaks, if it says so.
     pub protocol: Option<u32>,
+    /// How it stands, if it says so.
+    pub standing: Option<Standing>,
     /// Bytes of the body, if it says so.
     pub length: Option<u64>,
     /// The body comes in chunks.
@@ -195,6 +239,7 @@ pub fn parse_answer(bytes: &[u8]) -> Result<Option<Answer>, NotHttp> {
         cluster: value(CLUSTER).and_then(hex).map(ClusterId::new),
         member: value(FROM).and_then(hex).map(MemberId::new),
         protocol: value(VERSION).and_then(|text| text.parse().ok()),
+        standing: value(STANDING).and_then(parse_standing),
         length: value("Content-Length").and_then(|text| text.parse().ok()),
         chunked: value("Transfer-Encoding").is_some_and(|text| text.eq_ignore_ascii_case("chunked")),
         head_bytes,
@@ -229,9 +274,18 @@ mod tests {
             to: MemberId::new(0xffff_ffff_ffff_fff2),
             protocol: PROTOCOL_VERSION,
             peer_urls: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
+            standing: STANDING_SENT,
             purpose,
         }
     }
+
+    const STANDING_SENT: Standing = Standing {
+        last_index: RaftIndex::new(17),
+        last_term: Term::new(3),
+        past_bootstrap: true,
+        knows_you: false,
+        removed_you: true,
+    };
 
     #[test]
     fn a_handshake_reads_back() {
@@ -262,9 +316,10 @@ mod tests {
                 _ => (sent.cluster, own),
             };
             let mut bytes = Vec::new();
-            render_verdict(&mut bytes, &verdict_sent, cluster, member);
+            render_verdict(&mut bytes, &verdict_sent, (cluster, member), &STANDING_SENT);
             let answer = parse_answer(&bytes).unwrap().unwrap();
             assert_eq!(verdict(&answer, &sent), Some(verdict_sent));
+            assert_eq!(answer.standing, Some(STANDING_SENT));
             assert_eq!(bytes.len() - answer.head_bytes, answer.length.unwrap_or(0) as usize);
             assert_eq!(parse_answer(&bytes[..answer.head_bytes - 1]), Ok(None));
         }
