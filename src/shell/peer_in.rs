@@ -126,7 +126,7 @@ async fn listen(hub: &Rc<Hub>, incoming: &Rc<Incoming>, stream: &mut TcpStream, 
         if incoming.over.get() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        incoming.heard.set(clock::monotonic());
+        incoming.unanswered.set(0);
         if let Some(peer) = hub.peers.get(incoming.from) {
             metrics::add(&peer.metrics.received_bytes, (inbox.len() - before) as u64);
         }

@@ -193,7 +193,7 @@ async fn pump(hub: &Rc<Hub>, peer: &Rc<Peer>, stream: &mut TcpStream, mut inbox:
 fn take_answers(hub: &Hub, peer: &Peer, inbox: &mut BytesMut) -> io::Result<()> {
     while let Some(frame) = next_frame(inbox).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
         let now = clock::monotonic();
-        peer.heard.set(now);
+        peer.unanswered.set(0);
         if let Frame::Pong(asked) = frame {
             let took = nanos(now.saturating_duration_since(hub.begun.0)).saturating_sub(asked);
             peer.metrics.round_trip.observe(took);

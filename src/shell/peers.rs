@@ -19,7 +19,6 @@ use glommio::timer::Timer;
 use ringd_storage::ids::{MemberId, RaftIndex};
 
 use super::connection::Conn;
-use super::dial::SILENCE_LIMIT;
 use super::driver::Hub;
 use super::notify::Notify;
 use super::{clock, peer_out};
@@ -38,6 +37,8 @@ const TIMED_MAX: usize = 1024;
 const STRANGERS_MAX: usize = 16;
 /// Between two probes of every stream.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
+/// Probes after which a silent stream is dead: five seconds, as in etcd.
+const UNANSWERED_MAX: u32 = 5;
 
 /// Another member.
 pub struct Peer {
@@ -50,8 +51,9 @@ pub struct Peer {
     pub wake: Notify,
     /// A stream to it stands.
     connected: Cell<bool>,
-    /// When something was last heard on the stream to it.
-    pub heard: Cell<Instant>,
+    /// Probes since something was last heard on the stream to it. Probes are counted, not seconds: a process that was
+    /// stopped for a while must not hold it against others.
+    pub unanswered: Cell<u32>,
     /// Nothing was heard for too long.
     pub silent: Cell<bool>,
     /// It left the cluster; its tasks end.
@@ -70,7 +72,7 @@ impl Peer {
             outbox: RefCell::default(),
             wake: Notify::default(),
             connected: Cell::default(),
-            heard: Cell::new(clock::monotonic()),
+            unanswered: Cell::default(),
             silent: Cell::default(),
             gone: Cell::default(),
             metrics: Rc::new(PeerMetrics::new(id.to_string())),
@@ -95,7 +97,7 @@ impl Peer {
     pub fn set_connected(&self, connected: bool) {
         self.connected.set(connected);
         self.metrics.active.set(connected);
-        self.heard.set(clock::monotonic());
+        self.unanswered.set(0);
         self.silent.set(false);
         self.outbox.borrow_mut().clear();
         self.timed.borrow_mut().clear();
@@ -141,8 +143,8 @@ pub struct Incoming {
     pub from: MemberId,
     /// Its connection; poking it lets its task look at this.
     pub conn: Rc<Conn>,
-    /// When something last arrived.
-    pub heard: Cell<Instant>,
+    /// Probes of ours since something last arrived.
+    pub unanswered: Cell<u32>,
     /// A newer stream of the same member took its place, or it was silent too long.
     pub over: Cell<bool>,
 }
@@ -213,8 +215,8 @@ impl Peers {
             older.over.set(true);
             older.conn.poke();
         }
-        let heard = Cell::new(clock::monotonic());
-        let stream = Rc::new(Incoming { from, conn: Rc::clone(conn), heard, over: Cell::default() });
+        let (unanswered, over) = (Cell::default(), Cell::default());
+        let stream = Rc::new(Incoming { from, conn: Rc::clone(conn), unanswered, over });
         incoming.push(Rc::clone(&stream));
         stream
     }
@@ -305,17 +307,17 @@ pub async fn keep_book(hub: Rc<Hub>) {
 pub async fn probe(hub: Rc<Hub>) {
     loop {
         Timer::new(PROBE_PERIOD).await;
-        let now = clock::monotonic();
-        let is_silent = |heard: Instant| now.saturating_duration_since(heard) > SILENCE_LIMIT;
+        let now = nanos(hub.begun.0.elapsed());
+        let is_silent = |unanswered: &Cell<u32>| unanswered.replace(unanswered.get() + 1) >= UNANSWERED_MAX;
         for peer in hub.peers.book.borrow().values().filter(|peer| peer.is_connected()) {
-            if is_silent(peer.heard.get()) {
+            if is_silent(&peer.unanswered) {
                 peer.silent.set(true);
             } else {
-                peer.outbox.borrow_mut().ping(nanos(now.saturating_duration_since(hub.begun.0)));
+                peer.outbox.borrow_mut().ping(now);
             }
             peer.wake.notify();
         }
-        for stream in hub.peers.incoming.borrow().iter().filter(|stream| is_silent(stream.heard.get())) {
+        for stream in hub.peers.incoming.borrow().iter().filter(|stream| is_silent(&stream.unanswered)) {
             stream.over.set(true);
             stream.conn.poke();
         }
