@@ -196,6 +196,13 @@ impl Conn {
         stays
     }
 
+    /// A watcher's events are lost: its watch ends.
+    pub fn end_watch(&self, watcher: WatcherId) {
+        if self.mailbox.end(watcher) {
+            self.wake.notify();
+        }
+    }
+
     /// A linearizable read may be answered now, or has no quorum.
     pub fn linear_read_done(&self, seq: u32, confirmed: bool) {
         let (awaited, _) = self.linear_read.get();

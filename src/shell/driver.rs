@@ -28,7 +28,7 @@ use super::peers::{self, Peers};
 use super::process;
 use super::respond::{Responder, raft_position};
 use crate::config::{Cors, LogLevel};
-use crate::core::event::{Answer, ClientToken, Effects, Input, Install, Notice, Outcome};
+use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
 use crate::core::node::Node;
 use crate::core::replica::PeerMessage;
 use crate::core::store::Fired;
@@ -114,6 +114,7 @@ struct Owed {
     answers: Vec<Answer>,
     fired: Vec<Fired>,
     reads: Vec<(ClientToken, bool)>,
+    ended: Vec<Ended>,
 }
 
 /// What the program around the node does for it.
@@ -360,7 +361,8 @@ impl Hub {
         owed.fired.append(&mut effects.fired);
         owed.reads.extend(effects.reads_ready.drain(..).map(|token| (token, true)));
         owed.reads.extend(effects.reads_failed.drain(..).map(|token| (token, false)));
-        if !(owed.answers.is_empty() && owed.fired.is_empty() && owed.reads.is_empty()) {
+        owed.ended.append(&mut effects.ended);
+        if !(owed.answers.is_empty() && owed.fired.is_empty() && owed.reads.is_empty() && owed.ended.is_empty()) {
             self.deliver.notify();
         }
         if let Some(install) = effects.install.take() {
@@ -427,7 +429,7 @@ impl Hub {
     fn settle(&self) {
         let begun = clock::monotonic();
         self.settling_since.set(begun);
-        let Owed { answers, fired, reads } = std::mem::take(&mut *self.owed.borrow_mut());
+        let Owed { answers, fired, reads, ended } = std::mem::take(&mut *self.owed.borrow_mut());
         let connections = self.connections.borrow();
         for Answer { token, outcome } in &answers {
             if matches!(outcome, Outcome::Failed(_)) {
@@ -441,6 +443,11 @@ impl Hub {
             metrics::add(&self.metrics.reads_failed, u64::from(!confirmed));
             if let Some(conn) = connections.get(token.slot, token.generation) {
                 conn.linear_read_done(token.seq, confirmed);
+            }
+        }
+        for Ended { token, watcher } in ended {
+            if let Some(conn) = connections.get(token as u32, (token >> 32) as u32) {
+                conn.end_watch(watcher);
             }
         }
         drop(connections);
@@ -488,6 +495,10 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
         }
         hub.metrics.tick(hub.begun.0.elapsed());
         hub.wall_anchor.set((clock::monotonic(), clock::now()));
+        if let Some(since) = hub.disk.syncing_since() {
+            let for_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            hub.node.borrow_mut().handle(Input::DiskStalled { for_ms }, clock::now());
+        }
         hub.input(Input::Tick);
     }
 }

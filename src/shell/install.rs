@@ -5,7 +5,9 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use glommio::timer::Timer;
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::fs::{FsFile, FsMedium};
 use ringd_storage::snapshot::{SnapshotError, SnapshotReader, snapshot_name};
@@ -15,6 +17,8 @@ use super::driver::{Hub, die};
 use crate::core::event::Install;
 use crate::metrics::Step;
 
+/// Between two slices of freeing what was replaced: nobody waits for it.
+const DISCARD_PAUSE: Duration = Duration::from_millis(1);
 /// Items handed over in one go; at a few microseconds each this stays below a millisecond.
 const SLICE_ITEMS: usize = 128;
 
@@ -56,9 +60,25 @@ async fn load(hub: &Rc<Hub>, directory: &FsMedium, install: Install) -> Result<(
             glommio::executor().yield_now().await;
         }
     }
-    hub.node.borrow_mut().install_done(install)?;
-    hub.turn();
+    if hub.node.borrow_mut().install_done(install)? {
+        hub.turn();
+        discard(hub).await;
+    }
     Ok(())
+}
+
+/// Frees the store that was replaced, slice by slice.
+async fn discard(hub: &Rc<Hub>) {
+    loop {
+        let begun = clock::monotonic();
+        let more = hub.node.borrow_mut().discard_slice();
+        hub.metrics.step(Step::Install, begun.elapsed());
+        if !more {
+            return;
+        }
+        // While it is still being captured, nothing can be freed; the capture's slices run between these.
+        Timer::new(DISCARD_PAUSE).await;
+    }
 }
 
 /// One item's key and value.

@@ -15,7 +15,6 @@ use ringd_storage::datadir::DataDir;
 use ringd_storage::format::Identity;
 use ringd_storage::fs::FsMedium;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
-use ringd_storage::payload::{ItemClass, MemberRecord};
 use ringd_storage::recover::{clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
@@ -29,13 +28,13 @@ use super::{
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::Place;
 use crate::config::{ClusterState, Config};
-use crate::core::auth::Auth;
 use crate::core::event::Input;
-use crate::core::membership::{Member, Membership};
+use crate::core::install::{State, StateLoader};
+use crate::core::membership::Member;
 use crate::core::node::{Node, NodeConfig, NodeStart};
 use crate::core::raft_log::RaftLog;
 use crate::core::replica::entry_from_record;
-use crate::core::store::{LoadError, Loader, Store, StoreOptions};
+use crate::core::store::StoreOptions;
 use crate::metrics::nanos;
 
 /// etcd gives a request 5 s and two election timeouts.
@@ -94,16 +93,8 @@ pub enum LoadSnapshotError {
     #[error(transparent)]
     File(#[from] SnapshotError),
     /// Its items are.
-    #[error("{file}: {source}; look at it with `ringwal verify`")]
-    Items {
-        /// The snapshot.
-        file: String,
-        /// What is wrong.
-        source: LoadError,
-    },
-    /// A member record is.
     #[error("{file}: {reason}; look at it with `ringwal verify`")]
-    Member {
+    Items {
         /// The snapshot.
         file: String,
         /// What is wrong.
@@ -346,56 +337,26 @@ async fn open_node(config: &Config, directory: &DataDir) -> Result<Opened, Start
     }
     let (loaded, base) = match &recovered.snapshot {
         Some((meta, name)) => (load(directory.snap(), name, &store_options)?, Some(meta.clone())),
-        None => {
-            let (members, auth) = (Membership::default(), Auth::default());
-            (Loaded { store: Store::new(&store_options), members, auth }, None)
-        }
+        None => (State::empty(&store_options), None),
     };
-    let node = build_node(config, &recovered, loaded, base.as_ref()).map_err(StartError::Config)?;
+    let node = build_node(config, &recovered, loaded, &store_options, base.as_ref()).map_err(StartError::Config)?;
     Ok(Opened { node, wal: recovered.wal, identity: recovered.identity, strangers })
 }
 
-/// What a snapshot holds.
-struct Loaded {
-    store: Store,
-    members: Membership,
-    auth: Auth,
-}
-
-fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<Loaded, LoadSnapshotError> {
+fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<State, LoadSnapshotError> {
     let reader = SnapshotReader::open(snap_dir, name)?;
-    let file = || snap_dir.path().join(name).display().to_string();
-    let mut loader = Loader::new(options);
-    let mut members = Membership::default();
-    let mut auth = Auth::default();
-    let other = |reason: String| LoadSnapshotError::Member { file: file(), reason };
-    reader.for_each(|key, value| -> Result<(), LoadSnapshotError> {
-        let taken = loader.item(key, value).map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-        if taken {
-            return Ok(());
-        }
-        if key.first() == Some(&(ItemClass::Member as u8)) {
-            let record: MemberRecord<'_> =
-                ringd_storage::codec::decode(value).map_err(|error| other(error.to_string()))?;
-            members.put(Member::from(record));
-        } else if let [class, id @ ..] = key
-            && *class == ItemClass::RemovedMember as u8
-        {
-            let id = id.try_into().map_err(|_| other("the id of a removed member has 8 bytes".to_owned()))?;
-            members.restore_removed(MemberId::new(u64::from_be_bytes(id)));
-        } else {
-            auth.read_item(key, value).map_err(|error| other(error.to_string()))?;
-        }
-        Ok(())
-    })?;
-    let store = loader.finish().map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-    Ok(Loaded { store, members, auth })
+    let items =
+        |reason: String| LoadSnapshotError::Items { file: snap_dir.path().join(name).display().to_string(), reason };
+    let mut loader = StateLoader::new(options);
+    reader.for_each(|key, value| -> Result<(), LoadSnapshotError> { loader.item(key, value).map_err(items) })?;
+    loader.finish().map_err(items)
 }
 
 fn build_node(
     config: &Config,
     recovered: &ringd_storage::recover::Recovered<FsMedium>,
-    Loaded { store, members, auth }: Loaded,
+    state: State,
+    store_options: &StoreOptions,
     base: Option<&SnapshotMeta>,
 ) -> Result<Node, String> {
     let (applied, applied_term) =
@@ -425,9 +386,8 @@ fn build_node(
             log,
             applied,
             applied_term,
-            store,
-            members,
-            auth,
+            state,
+            store_options: store_options.clone(),
             now,
             may_have_forgotten: recovered.must_catch_up,
         },
