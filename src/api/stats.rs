@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\"leader\":\"80a61a318c14f133\",\"followers\":{\"7\":{\"latency\":{\"current\":0,\"average\":0,\
-             \"standardDeviation\":0,\"minimum\":9223372036854775808,\"maximum\":0},\"counts\":{\"fail\":0,\"success\":0}},\
+             \"standardDeviation\":0,\"minimum\":9223372036854776000,\"maximum\":0},\"counts\":{\"fail\":0,\"success\":0}},\
              \"ab\":{\"latency\":{\"current\":1.5,\"average\":1,\"standardDeviation\":0.5,\"minimum\":0.5,\"maximum\":1.5},\
              \"counts\":{\"fail\":0,\"success\":2}}}}"
         );

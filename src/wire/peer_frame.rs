@@ -468,9 +468,7 @@ mod tests {
             payload.extend_from_slice(bytes);
             read_all(&frame(KIND_MESSAGES, &payload))
         };
-        assert_eq!(wrapped(&bomb(20)), Err(FrameError::Layout("protobuf group")));
-        let mut inside_entry = Message::default();
-        inside_entry.entries.push(Entry::default());
+        assert_eq!(wrapped(&bomb(15)), Err(FrameError::Layout("protobuf group")));
         let mut bytes = vec![7 << 3 | 2];
         let group = bomb(9);
         let mut length = group.len();
