@@ -147,7 +147,7 @@ impl Collector {
             let what = format!("a snapshot of raft index {} in a log that ends at {}", marker.index, self.log.last);
             return Err(Reason::Contradiction(what));
         }
-        self.log.snapshot = Some(marker);
+        self.log.see(Some(marker));
         self.markers.push(marker);
         Ok(())
     }
