@@ -184,6 +184,7 @@ pub struct Hub {
     stopping: Cell<bool>,
     /// Clients are served.
     ready: Cell<bool>,
+    is_removed: Cell<bool>,
     unreachable: RefCell<Vec<MemberId>>,
     /// Held for life: its lock keeps a second process away.
     directory: RefCell<Option<DataDir>>,
@@ -236,6 +237,7 @@ impl Hub {
             effects: RefCell::default(),
             stopping: Cell::new(false),
             ready: Cell::new(false),
+            is_removed: Cell::new(false),
             unreachable: RefCell::default(),
             directory: RefCell::default(),
         })
@@ -410,6 +412,7 @@ impl Hub {
                 tracing::info!("enabled capabilities for version {version}");
             }
             Notice::MembershipChanged => self.peers.changed.notify(),
+            Notice::Removed if self.is_removed.replace(true) => {}
             Notice::Removed => {
                 tracing::error!("the member has been permanently removed from the cluster");
                 tracing::info!("the data-dir used by this member must be removed.");

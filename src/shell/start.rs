@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
 use glommio::net::TcpListener;
@@ -26,7 +26,7 @@ use super::{
     bootstrap, clock, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals, snapshot,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
-use crate::config::url::Place;
+use crate::config::url::{Place, Url};
 use crate::config::{ClusterState, Config};
 use crate::core::event::Input;
 use crate::core::install::{State, StateLoader};
@@ -146,7 +146,7 @@ enum Ended {
     Removed,
 }
 
-/// Starts everything and returns when clients are served.
+/// Starts everything. Clients are served as soon as the cluster allows.
 async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartError> {
     let begun = clock::monotonic();
     let client_listeners = open_all(&config.listen_client_addresses).await?;
@@ -199,22 +199,23 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
             glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer)).detach();
         }
     }
-    let published = async {
-        hub.published.wait().await;
-        Ok(())
-    };
-    or(published, tell_why_it_waits(&hub)).await?;
+    glommio::spawn_local(serve_when_known(Rc::clone(&hub), config.listen_client_urls.clone(), begun)).detach();
+    Ok(hub)
+}
+
+/// Serves clients once the cluster knows this member and everything acknowledged earlier is applied again.
+async fn serve_when_known(hub: Rc<Hub>, urls: Vec<Url>, begun: Instant) {
+    or(hub.published.wait(), tell_why_it_waits(&hub)).await;
     hub.begin_service();
-    for url in &config.listen_client_urls {
+    for url in urls {
         tracing::info!("serving client requests on {url}");
     }
     hub.metrics.ready_after.set(nanos(begun.elapsed()));
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
-    Ok(hub)
 }
 
 /// Says now and then why clients are not served yet. Never ends.
-async fn tell_why_it_waits(hub: &Rc<Hub>) -> Result<(), StartError> {
+async fn tell_why_it_waits(hub: &Rc<Hub>) {
     loop {
         Timer::new(WAITING_TOLD_EVERY).await;
         let (reached, others) = hub.peers.reached();
