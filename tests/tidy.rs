@@ -35,6 +35,7 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     (
         "raft",
         &[
+            "src/core/entries.rs",
             "src/core/replica.rs",
             "src/core/raft_log.rs",
             "src/core/node.rs",
@@ -45,7 +46,13 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ),
     (
         "protobuf",
-        &["src/core/replica.rs", "src/core/raft_log.rs", "src/core/node.rs", "src/wire/peer_frame.rs"],
+        &[
+            "src/core/entries.rs",
+            "src/core/replica.rs",
+            "src/core/raft_log.rs",
+            "src/core/node.rs",
+            "src/wire/peer_frame.rs",
+        ],
         "only checked bytes reach protobuf",
     ),
     ("httparse", &["src/wire/", "tests/", "benches/", "tools/"], "bytes are parsed in wire"),
