@@ -715,6 +715,12 @@ impl Node {
         self.gate.is_some()
     }
 
+    /// Voters and learners as of the last applied change.
+    #[must_use]
+    pub fn configuration(&self) -> (Vec<MemberId>, Vec<MemberId>) {
+        self.replica.configuration()
+    }
+
     /// Whether a member has a vote.
     #[must_use]
     pub fn is_voter(&self, member: MemberId) -> bool {

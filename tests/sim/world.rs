@@ -65,7 +65,7 @@ impl Profile {
             doubling: dice.pick(&[0, 20, 100]),
             delay: dice.pick(&[2, 20, 150]) * MILLI,
             sync: dice.pick(&[1, 10, 60]) * MILLI,
-            stalls: dice.pick(&[0, 0, 5]),
+            stalls: dice.pick(&[0, 0, 20]),
             faults: dice.pick(&[20, 60, 120]),
             changes: 0,
         }
@@ -183,8 +183,8 @@ fn config(member: &Member, cluster: ClusterId) -> NodeConfig {
         client_urls: vec![format!("http://{}:2379", member.name)],
         election_ticks: 10,
         request_timeout_ticks: 70,
-        snapshot_entries: 60,
-        catch_up_entries: 20,
+        snapshot_entries: 25,
+        catch_up_entries: 8,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
         seed: 0,
@@ -579,7 +579,7 @@ impl World {
     }
 
     fn client(&mut self, client: usize) {
-        let live: Vec<usize> = (0..self.hosts.len()).filter(|&host| self.hosts[host].life.is_some()).collect();
+        let live: Vec<usize> = (0..self.hosts.len()).filter(|&host| self.serves(host)).collect();
         let again = 5 * MILLI + self.dice.roll(60 * MILLI);
         if self.quiet || self.clients[client].waits.is_some() {
             return;
@@ -679,11 +679,36 @@ impl World {
                 let known = ending != Ending::Unknown;
                 self.history[operation].ending = ending;
                 self.history[operation].ended = known.then_some(self.now);
-                let pause = self.dice.roll(40 * MILLI);
+                let pause = self.dice.roll(150 * MILLI);
                 self.plan(pause, Happening::Client(client));
             }
             _ => self.wrong(format!("client {client} was answered twice, or by somebody it did not ask")),
         }
+    }
+
+    /// Whether a member serves clients: it runs and knows itself in the cluster.
+    fn serves(&self, host: usize) -> bool {
+        let id = self.hosts[host].id;
+        self.hosts[host].life.as_ref().is_some_and(|life| life.node.members().get(id).is_some())
+    }
+
+    /// How the hosts stand, for whoever looks at a failure.
+    pub fn describe(&self) -> String {
+        let mut lines = String::new();
+        for host in &self.hosts {
+            let line = match &host.life {
+                None if self.removed.contains(&host.id) => format!("{}: removed\n", host.id),
+                None => format!("{}: down\n", host.id),
+                Some(life) => {
+                    let status = life.node.raft_status();
+                    let (voters, learners) = life.node.configuration();
+                    let forgot = if life.node.may_have_forgotten() { " may have forgotten" } else { "" };
+                    format!("{status:?} voters {voters:?} learners {learners:?}{forgot}\n")
+                }
+            };
+            lines.push_str(&line);
+        }
+        lines
     }
 
     /// Who may still be in the cluster.
