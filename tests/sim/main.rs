@@ -85,6 +85,7 @@ fn many(count: u64, hosts: u64, changes: u64) -> Tally {
                 all.reads += tally.reads;
                 all.changes += tally.changes;
                 all.handovers += tally.handovers;
+                all.steps += tally.steps;
             }
         }
     }

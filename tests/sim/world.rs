@@ -139,6 +139,8 @@ pub struct Tally {
     pub changes: u64,
     /// Hand-overs because of a slow disk.
     pub handovers: u64,
+    /// Everything that happened.
+    pub steps: u64,
 }
 
 /// The simulated world.
@@ -255,6 +257,7 @@ impl World {
         while self.due.peek().is_some_and(|Reverse(due)| due.at <= until) {
             let Reverse(Due { at, what, .. }) = self.due.pop().expect("just seen");
             self.now = at;
+            self.tally.steps += 1;
             self.happen(what);
             if let Some(problem) = self.problem.take() {
                 return Err(problem);
