@@ -627,6 +627,7 @@ impl Node {
             last_index,
             last_term,
             past_bootstrap: last_term > BOOTSTRAP_TERM,
+            voters: self.replica.configuration().0,
             knows_you: self.machine.members.get(peer).is_some_and(|member| !member.name.is_empty()),
             removed_you: self.machine.members.is_removed(peer),
         }
