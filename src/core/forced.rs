@@ -1,11 +1,11 @@
 //! `--force-new-cluster`: what is appended to a log so that one member goes on alone.
 //!
-//! For the operator who has lost the quorum for good. Entries that were never committed are replaced; then the member
-//! gets a vote if it has none, and every other member is removed, all as committed entries, so that the next start
-//! finds a cluster of one like any other.
+//! For the operator who has lost the quorum for good. Everything in the log counts as committed: the log says how far
+//! it surely was only now and then, so whatever follows may have been acknowledged (etcd, whose log says so with every
+//! entry, drops it). Then the member gets a vote if it has none, and every other member is removed, all as committed
+//! entries, so that the next start finds a cluster of one like any other.
 //!
-//! Owns: those entries. Touches: recovered records. Must hold: the same log gives the same entries; nothing committed is
-//! replaced.
+//! Owns: those entries. Touches: recovered records. Must hold: the same log gives the same entries; no entry is lost.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +14,8 @@ use ringd_storage::record::{Entry, EntryKind, HardState};
 
 use super::entries::{Append, ChangeAction, ConfChangeEntry, change_entry, entry_from_record, first_append};
 
-/// What a log must be continued with so that `own` is alone. `known` are the members as of the snapshot, `entries` the
-/// log after it, of which `state` says how much is committed. `None` when it is alone already.
+/// What a log must be continued with so that `own` is alone and all of it is committed. `known` are the members as of
+/// the snapshot, `entries` the log after it, which ends at the commit index of `state` or beyond.
 ///
 /// # Errors
 /// A sentence when a membership change cannot be read.
@@ -24,11 +24,10 @@ pub fn append_alone(
     known: impl IntoIterator<Item = MemberId>,
     entries: &[Entry],
     state: &HardState,
-) -> Result<Option<Append>, String> {
+) -> Result<Append, String> {
     let mut members: BTreeSet<MemberId> = known.into_iter().collect();
     let mut has_vote = members.contains(&own);
-    let is_change = |entry: &&Entry| entry.kind != EntryKind::Normal && entry.index <= state.commit;
-    for entry in entries.iter().filter(is_change) {
+    for entry in entries.iter().filter(|entry| entry.kind != EntryKind::Normal) {
         let change = ConfChangeEntry::decode(&entry_from_record(entry.as_ref()))?;
         match change.action {
             ChangeAction::Remove => members.remove(&change.member),
@@ -41,14 +40,16 @@ pub fn append_alone(
     members.remove(&own);
     let promotion = (!has_vote).then_some((own, ChangeAction::Voter));
     let changes = promotion.into_iter().chain(members.into_iter().map(|member| (member, ChangeAction::Remove)));
-    let mut last = state.commit;
+    let end = entries.last();
+    let mut last = end.map_or(state.commit, |entry| entry.index.max(state.commit));
+    let term = end.map_or(state.term, |entry| entry.term.max(state.term));
     let added: Vec<_> = changes
         .map(|(member, action)| {
             last = last.next();
-            change_entry(last, state.term, member, action, Vec::new())
+            change_entry(last, term, member, action, Vec::new())
         })
         .collect();
-    Ok((!added.is_empty()).then(|| first_append(added, state.term, last)))
+    Ok(first_append(added, term, last))
 }
 
 #[cfg(test)]
@@ -75,8 +76,7 @@ mod tests {
     }
 
     /// The changes an append makes, with their indexes.
-    fn changes(append: Option<Append>) -> Vec<(u64, u64, ChangeAction)> {
-        let Some(append) = append else { return Vec::new() };
+    fn changes(append: &Append) -> Vec<(u64, u64, ChangeAction)> {
         let records = append.records().filter_map(|record| match record {
             Record::Entry(entry) => {
                 let decoded = ConfChangeEntry::decode(&entry_from_record(entry)).unwrap();
@@ -89,23 +89,28 @@ mod tests {
     }
 
     #[test]
-    fn others_leave_and_what_was_never_committed_does_not_count() {
+    fn others_leave_and_everything_counts_as_committed() {
         let log =
             [change(4, 3, ChangeAction::Voter), change(5, 1, ChangeAction::Remove), change(6, 9, ChangeAction::Voter)];
         let known = [1, 2].map(MemberId::new);
         let append = append_alone(OWN, known, &log, &state(5)).unwrap();
-        assert_eq!(changes(append), [(6, 3, ChangeAction::Remove)], "entry 6 is replaced");
+        assert_eq!(changes(&append), [(7, 3, ChangeAction::Remove), (8, 9, ChangeAction::Remove)]);
+        let committed = append.records().find_map(|record| match record {
+            Record::HardState(state) => Some(state.commit.get()),
+            _ => None,
+        });
+        assert_eq!(committed, Some(8));
     }
 
     #[test]
     fn a_learner_gets_its_vote_before_the_others_leave() {
         let log = [change(1, 1, ChangeAction::Voter), change(2, 2, ChangeAction::Learner)];
         let append = append_alone(OWN, [], &log, &state(2)).unwrap();
-        assert_eq!(changes(append), [(3, 2, ChangeAction::Voter), (4, 1, ChangeAction::Remove)]);
+        assert_eq!(changes(&append), [(3, 2, ChangeAction::Voter), (4, 1, ChangeAction::Remove)]);
     }
 
     #[test]
     fn who_is_alone_stays_as_it_is() {
-        assert!(append_alone(OWN, [OWN], &[], &state(7)).unwrap().is_none());
+        assert_eq!(changes(&append_alone(OWN, [OWN], &[], &state(7)).unwrap()), []);
     }
 }

@@ -178,14 +178,8 @@ pub fn go_on_alone(recovered: &mut Recovered<FsMedium>) -> Result<(), StartError
     let known = recovered.snapshot.iter().flat_map(|(meta, _)| meta.voters.iter().chain(&meta.learners)).copied();
     let append = forced::append_alone(member, known, &recovered.entries, &recovered.hard_state)
         .map_err(StartError::Bootstrap)?;
-    let commit = recovered.hard_state.commit;
-    tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {commit}");
-    let Some(append) = append else { return Ok(()) };
-    let before = recovered.entries.len();
-    recovered.entries.retain(|entry| entry.index <= commit);
-    if before > recovered.entries.len() {
-        tracing::warn!("discarding {} uncommitted WAL entries", before - recovered.entries.len());
-    }
+    let last = recovered.entries.last().map_or(recovered.hard_state.commit, |entry| entry.index);
+    tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {last}");
     write_synced(&append, recovered)
 }
 
