@@ -61,7 +61,7 @@ fn commands(parent: &clap::Command, path: &str, page: &mut Vec<u8>) -> std::io::
         let summary = command.get_about().map(ToString::to_string).unwrap_or_default();
         let more = command.get_long_about().map(ToString::to_string).unwrap_or_default();
         let mut roff = clap_mangen::roff::Roff::new();
-        roff.control("SH", [format!("{}{arguments}", path.to_uppercase()).trim_end()]);
+        roff.control("SH", [format!("{path}{arguments}").trim_end()]);
         roff.text([clap_mangen::roff::roman(summary)]);
         for line in more.lines() {
             roff.control("br", []);
