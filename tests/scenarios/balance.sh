@@ -3,9 +3,10 @@
 #
 #   balance.sh SERVICE PATH    answers with the body from the next backend that works
 #
-# Backends register as in discovery.sh. RINGCTL: the client. TURN: the file with the turn of this client.
+# Backends register as in discovery.sh. RINGCTL: the client. TURN: the file with the turn of this client. PATIENCE:
+# seconds until a backend that does not answer is passed over (2).
 set -eu
-: "${RINGCTL:=ringctl}" "${TURN:=/tmp/balance.$1.turn}"
+: "${RINGCTL:=ringctl}" "${TURN:=${TMPDIR:-.}/balance.$1.turn}" "${PATIENCE:=2}"
 
 turn=$(cat "$TURN" 2>/dev/null || echo 0)
 echo $((turn + 1)) >"$TURN"
@@ -19,7 +20,7 @@ start=$((turn % $#)) tried=0
 while [ "$tried" -lt $# ]; do
     # The list is rotated by the turn; a backend that has died but not expired yet is passed over.
     eval "address=\${$(((start + tried) % $# + 1))}"
-    curl -sf --max-time 2 "http://$address$path" && exit 0
+    curl -sf --max-time "$PATIENCE" "http://$address$path" && exit 0
     tried=$((tried + 1))
 done
 echo "none of $# backends answers" >&2

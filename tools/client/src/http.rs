@@ -145,6 +145,9 @@ fn shake_hands(
         let timed = stream.sock.set_read_timeout(timeout).and_then(|()| stream.sock.set_write_timeout(timeout));
         timed.map_err(|e| broken(plain(&e)))?;
         if let Err(e) = tls::step(&mut stream) {
+            if e.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
             limits.left(None)?;
             return Err(match e.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => broken("TLS handshake timeout".into()),
