@@ -248,7 +248,8 @@ impl Client {
     /// What went wrong with that endpoint.
     pub(crate) fn ask_one(&mut self, endpoint: &Endpoint, path: &str) -> Result<Answer, Failure> {
         let limits = Limits { per_request: Some(self.options.request_timeout), deadline: None };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", endpoint.authority());
+        let (base, host) = (endpoint.base(), endpoint.authority());
+        let request = format!("GET {base}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let exchanged = Connection::open(endpoint, &self.options.tls, self.options.request_timeout, limits)
             .and_then(|mut connection| connection.exchange(request.as_bytes(), limits));
         match exchanged {
@@ -285,7 +286,13 @@ impl Client {
     }
 
     fn request(&self, endpoint: &Endpoint, call: &Call<'_>) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", call.method, call.target, endpoint.authority());
+        let mut head = format!(
+            "{} {}{} HTTP/1.1\r\nHost: {}\r\n",
+            call.method,
+            endpoint.base(),
+            call.target,
+            endpoint.authority()
+        );
         if let Some(credentials) = &self.options.credentials {
             head.push_str(&format!("Authorization: Basic {}\r\n", base64(credentials.as_bytes())));
         }

@@ -189,6 +189,9 @@ impl Connection {
                     };
                     return Ok(Connection { stream, endpoint: endpoint.clone(), pending: Vec::new(), reused: false });
                 }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    last = failed(Failure::HeaderTimeout { endpoint: endpoint.to_string() });
+                }
                 Err(e) => last = failed(Failure::Dial { address: address.to_string(), why: plain(&e) }),
             }
         }

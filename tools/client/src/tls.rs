@@ -23,10 +23,10 @@ pub enum TlsError {
     #[error("open {path}: {why}")]
     Open { path: PathBuf, why: String },
     /// One of certificate and key was given without the other.
-    #[error("KeyFile and CertFile must both be present[key: {key:?}, cert: {cert:?}]")]
+    #[error("KeyFile and CertFile must both be present[key: {key}, cert: {cert}]")]
     Incomplete { key: String, cert: String },
     /// The file does not hold what it should.
-    #[error("{path}: {why}")]
+    #[error("tls: {path}: {why}")]
     Content { path: PathBuf, why: String },
 }
 
@@ -55,7 +55,7 @@ impl Tls {
                 let chain = certificates(cert)?;
                 let content = |why: &str| TlsError::Content { path: key.to_owned(), why: why.to_owned() };
                 let key = PrivateKeyDer::from_pem_slice(&read(key)?)
-                    .map_err(|_| content("failed to find any PEM block of a private key"))?;
+                    .map_err(|_| content("failed to find any PEM data in key input"))?;
                 Some((chain, key))
             }
             (cert, key) => {
@@ -119,9 +119,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
         Ok(list) if !list.is_empty() => Ok(list),
-        _ => {
-            Err(TlsError::Content { path: path.to_owned(), why: "failed to find any PEM data of certificates".into() })
-        }
+        _ => Err(TlsError::Content {
+            path: path.to_owned(),
+            why: "failed to find any PEM data in certificate input".into(),
+        }),
     }
 }
 

@@ -139,14 +139,15 @@ fn timestamp(seconds: u64, micros: u32) -> String {
 
 fn backup(places: &Places) -> Result<String, BackupError> {
     let Places { source_wal, source_snap, target, target_wal } = places;
-    // Nothing given: etcdctl looks for the log first, because it has just made the other directory itself.
+    // With no directory given etcdctl has just made the one for snapshots itself, and misses the log.
+    let nothing_given = target.as_os_str().is_empty() && source_snap.starts_with("member");
+    let needed: &[&PathBuf] = if nothing_given { &[source_wal] } else { &[source_snap, source_wal] };
+    for directory in needed {
+        fs::read_dir(directory).map_err(path_error("open", directory))?;
+    }
     if target.as_os_str().is_empty() {
-        fs::metadata(source_wal).map_err(path_error("open", source_wal))?;
         let why = "give a directory that does not exist yet with --backup-dir".to_owned();
         return Err(BackupError::Path { what: "no target", path: target.clone(), why });
-    }
-    for directory in [source_snap, source_wal] {
-        fs::read_dir(directory).map_err(path_error("open", directory))?;
     }
     for directory in [Some(target), target_wal.as_ref()].into_iter().flatten() {
         check_free(directory)?;

@@ -76,10 +76,15 @@ pub fn client(globals: &Values) -> Result<Client, Exit> {
     if !globals.is_set("no-sync") {
         sync(&mut client, debug)?;
     }
-    if debug {
-        eprintln!("Cluster-Endpoints: {}", list(&client, ", "));
-    }
+    show_endpoints(globals, &client);
     Ok(client)
+}
+
+/// With `--debug`: which endpoints are used.
+pub fn show_endpoints(globals: &Values, client: &Client) {
+    if globals.is_set("debug") {
+        eprintln!("Cluster-Endpoints: {}", list(client, ", "));
+    }
 }
 
 fn list(client: &Client, separator: &str) -> String {
@@ -92,16 +97,14 @@ fn sync(client: &mut Client, debug: bool) -> Result<(), Exit> {
     }
     match client.sync() {
         Ok(()) => {}
-        Err(error @ (ClientError::Unavailable(_) | ClientError::Deadline)) => {
-            return Err(output::error(&error, Exit::NoConnection));
-        }
+        Err(error) if error.is_connection_error() => return Err(output::error(&error, Exit::NoConnection)),
         Err(error @ ClientError::NoEndpoints) => {
             eprintln!("etcd cluster has no published client endpoints.");
             let endpoints = list(client, ",");
             eprintln!("Try '--no-sync' if you want to access non-published client endpoints({endpoints}).");
             return Err(output::error(&error, Exit::Server));
         }
-        // A server that answers but does not tell its members is used as it was given.
+        // A server that can be reached but does not tell its members is used as it was given.
         Err(_) => {}
     }
     if debug {

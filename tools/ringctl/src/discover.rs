@@ -25,8 +25,8 @@ const MESSAGE_BYTES_MAX: usize = 65535;
 /// A service that could not be looked up.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum LookupError {
-    #[error("lookup {0}: no such host")]
-    NoSuchName(String),
+    #[error("lookup {name} on {server}: no such host")]
+    NoSuchName { name: String, server: SocketAddr },
     #[error("lookup {name}: {why}")]
     Failed { name: String, why: String },
 }
@@ -81,7 +81,7 @@ fn lookup(servers: &[SocketAddr], name: &str) -> Result<Vec<(String, u16)>, Look
         let answer = ask(*server, &message);
         match answer.map_err(|e| e.to_string()).and_then(|bytes| read(&bytes, id)) {
             Ok(Some(targets)) if !targets.is_empty() => return Ok(targets),
-            Ok(_) => return Err(LookupError::NoSuchName(name.to_owned())),
+            Ok(_) => return Err(LookupError::NoSuchName { name: name.to_owned(), server: *server }),
             Err(why) => last = failed(format!("{server}: {why}")),
         }
     }
@@ -181,7 +181,10 @@ mod tests {
         let found = lookup(&servers, "_etcd-client._tcp.example.org").expect("the name exists");
         assert_eq!(found, [("a.x".to_owned(), 3), ("c.x".to_owned(), 2), ("b.x".to_owned(), 1)]);
         let missing = lookup(&servers, "_etcd-client._tcp.example.com");
-        assert_eq!(missing, Err(LookupError::NoSuchName("_etcd-client._tcp.example.com".to_owned())));
+        assert_eq!(
+            missing,
+            Err(LookupError::NoSuchName { name: "_etcd-client._tcp.example.com".to_owned(), server: servers[0] })
+        );
     }
 
     #[test]

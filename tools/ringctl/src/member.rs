@@ -14,6 +14,10 @@ use crate::{Exit, Invocation, Outcome, connect, exec_watch, output};
 /// Between two rounds of `cluster-health --forever`.
 const HEALTH_PAUSE: Duration = Duration::from_secs(10);
 
+/// What etcdctl points to when a name is given for an id.
+const REMOVAL_PAGE: &str =
+    "https://github.com/etcd-io/etcd/blob/master/Documentation/runtime-configuration.md#remove-a-member";
+
 fn client(call: &Invocation) -> Result<Client, Exit> {
     connect::client(&call.globals)
 }
@@ -70,14 +74,18 @@ pub fn remove(call: &Invocation) -> Outcome {
     for namesake in members.iter().filter(|member| member.name == *id) {
         let (name, id) = (&namesake.name, &namesake.id);
         eprintln!(
-            "Found a member named {name}; if this is correct, please use its ID, eg:\n\tringctl member remove {id}\n"
+            "Found a member named {name}; if this is correct, please use its ID, eg:\n\tringctl member remove {id}"
         );
+        eprintln!("For more details, read the documentation at {REMOVAL_PAGE}\n");
     }
     if !members.iter().any(|member| member.id == *id) {
         return Err(output::say(&format!("Couldn't find a member in the cluster with an ID of {id}.")));
     }
     let removed = client.remove_member(id);
-    removed.map_err(|e| output::say(&format!("Received an error trying to remove member {id}: {e}")))?;
+    removed.map_err(|e| {
+        let text = format!("Received an error trying to remove member {id}: {e}");
+        output::say(text.trim_end())
+    })?;
     output::print(&format!("Removed member {id} from cluster\n"));
     Ok(())
 }
@@ -110,6 +118,11 @@ fn check_peer_url(url: &str) -> Result<(), String> {
     if !authority.rsplit_once(':').is_some_and(|(host, _)| !host.contains(':') || host.ends_with(']')) {
         return Err(format!("URL address does not have the form \"host:port\": {url}"));
     }
+    if let Some((_, port)) = authority.rsplit_once(':')
+        && port.parse::<u16>().is_err()
+    {
+        return Err(format!("parse {url:?}: invalid port \":{port}\" after host"));
+    }
     if !path.is_empty() {
         return Err(format!("URL must not contain a path: {url}"));
     }
@@ -122,6 +135,7 @@ pub fn health(call: &Invocation) -> Outcome {
         exec_watch::interrupt_is_success()?;
     }
     let mut client = connect::unsynced_client(&call.globals)?;
+    connect::show_endpoints(&call.globals, &client);
     let members = client.members().map_err(|e| {
         output::print("cluster may be unhealthy: failed to list members\n");
         output::error(&e, Exit::Server)
@@ -192,6 +206,7 @@ mod tests {
             ("x", Some("URL scheme must be http, https, unix, or unixs: x")),
             ("http://h", Some("URL address does not have the form \"host:port\": http://h")),
             ("http://::1", Some("URL address does not have the form \"host:port\": http://::1")),
+            ("http://h:x", Some("parse \"http://h:x\": invalid port \":x\" after host")),
             ("http://h:1/", Some("URL must not contain a path: http://h:1/")),
             ("http://a b", Some("parse \"http://a b\": invalid character \" \" in host name")),
         ] {

@@ -26,7 +26,7 @@ pub fn print(text: &str) {
 pub fn error(error: &ClientError, exit: Exit) -> Exit {
     eprintln!("{}  {error}", paint_error("Error:", Paint::Bad));
     if let Some(detail) = error.detail() {
-        eprintln!("\n{detail}");
+        eprintln!("{detail}");
     }
     if let (true, Some(hint)) = (terminal::person_reads_errors(), hint(error)) {
         eprintln!("{hint}");
