@@ -1,4 +1,4 @@
-//! The recipes in this folder, and `ringctl backup`, with real processes.
+//! The recipes in this folder, `ringctl backup` and `import`, and what a terminal shows, with real processes.
 //!
 //! Owns: servers on loopback, the scripts' processes. Touches: temporary directories. Always: each script runs in a
 //! process group of its own, which is killed as a whole when the test lets it go; every wait has an end, and nothing
@@ -11,6 +11,7 @@ mod support;
 
 mod backup;
 mod recipes;
+mod terminal;
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -367,6 +367,7 @@ fn read_keys_answer(answer: &Answer) -> Result<Response, ClientError> {
     }
     match serde_json::from_slice::<ApiError>(&answer.body) {
         Ok(error) if error.error_code != 0 => Err(ClientError::Api(error)),
-        _ => Err(ClientError::UnexpectedStatus { status: answer.status }),
+        Ok(_) => Err(ClientError::UnexpectedStatus { status: answer.status }),
+        Err(_) => Err(ClientError::InvalidJson),
     }
 }

@@ -125,6 +125,18 @@ fn dispatch(parents: &mut Vec<&'static str>, command: &'static Command, globals:
                 output::print(&help::command(parents, command));
                 Ok(())
             }
+            Some((name, rest)) if matches!(name.as_str(), "help" | "h") => {
+                let topic = rest.first().map(|topic| table::find(commands, topic).ok_or_else(|| unknown(topic)));
+                let text = match topic.transpose()? {
+                    None => help::command(parents, command),
+                    Some(inner) => {
+                        parents.push(command.name);
+                        help::command(parents, inner)
+                    }
+                };
+                output::print(&text);
+                Ok(())
+            }
             Some((name, rest)) => {
                 let inner = table::find(commands, name).ok_or_else(|| unknown(name))?;
                 parents.push(command.name);

@@ -3,7 +3,7 @@
 //! Owns: colours, passwords typed in, progress bars. Touches: the terminal. Always: colour goes to a terminal only and
 //! never with `NO_COLOR`; a script sees none of this.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -50,7 +50,6 @@ pub fn person_reads_errors() -> bool {
 
 /// Asks for a password on standard output and reads one line of standard input, unseen when that is a terminal.
 pub fn password(prompt: &str) -> Result<String, Exit> {
-    output::print(prompt);
     let input = io::stdin();
     let shown = tcgetattr(&input).ok();
     if let Some(shown) = &shown {
@@ -59,6 +58,8 @@ pub fn password(prompt: &str) -> Result<String, Exit> {
         tcsetattr(&input, OptionalActions::Flush, &hidden)
             .map_err(|e| output::refuse(&format!("cannot hide the password: {e}")))?;
     }
+    // Whoever sees the prompt is not seen typing.
+    output::print(prompt);
     let mut line = String::new();
     let read = io::Read::take(input.lock(), PASSWORD_BYTES_MAX).read_line(&mut line);
     if let Some(shown) = &shown {
@@ -82,7 +83,7 @@ pub fn progress(total: u64, what: &'static str, bytes: bool) -> ProgressBar {
     let bar_style = if may_color(true) { "{bar:30.green}" } else { "{bar:30}" };
     let template = format!("{what} {bar_style} {counts} {{eta}}");
     bar.set_style(ProgressStyle::with_template(&template).expect("a fixed template"));
-    io::stderr().flush().ok();
+    bar.tick();
     bar
 }
 

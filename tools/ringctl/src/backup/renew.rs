@@ -247,7 +247,7 @@ fn write_log(
     let last = last.ok_or_else(|| BackupError::Log("the source has neither entries nor a snapshot".to_owned()))?;
     let bytes = entries.iter().map(entry_bytes).sum::<u64>();
     let pages = align_page(bytes + bytes / 8 + SLACK_BYTES);
-    let segment_bytes = pages.min(SEGMENT_BYTES).max(2 * PAGE_BYTES);
+    let segment_bytes = pages.clamp(2 * PAGE_BYTES, SEGMENT_BYTES);
     let options = WalOptions { segment_bytes, epoch_seed: random()?, ..WalOptions::default() };
     let mut wal = Wal::create(directory.clone(), identity, options)?;
     if let Some(meta) = snapshot {
