@@ -139,3 +139,23 @@ fn a_snapshot_of_a_server_is_imported() {
     assert!(done.status.success(), "{}", text(&done.stderr));
     assert_eq!(text(&to.ctl(&["get", "/k3"]).stdout), "1\n");
 }
+
+#[test]
+fn shells_accept_their_completions() {
+    let stage = Stage::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stage.ctl(&["completion", shell]);
+        assert!(script.status.success() && !script.stdout.is_empty(), "{shell}");
+        if !has(shell, &format!("shells_accept_their_completions ({shell})")) {
+            continue;
+        }
+        std::fs::write(stage.path(shell), &script.stdout).expect("a scratch file");
+        let checked = stage.prepare(shell.as_ref(), &["-n", shell], &[]).output().expect("the shell runs");
+        assert!(checked.status.success(), "{shell}: {}", text(&checked.stderr));
+    }
+    assert_eq!(stage.ctl(&["completion", "csh"]).status.code(), Some(1));
+    let refused = stage.prepare(RINGCTL.as_os_str(), &["get", "/a"], &[]).env("ETCDCTL_API", "3").output();
+    let refused = refused.expect("ringctl runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("ETCDCTL_API=3 is not available"), "{}", text(&refused.stderr));
+}

@@ -155,3 +155,15 @@ fn unknown(topic: &str) -> Exit {
     eprintln!("No help topic for '{topic}'");
     Exit::NoTopic
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_3_is_refused_with_a_way_out() {
+        assert!(refused_api("").is_none() && refused_api("2").is_none());
+        assert!(refused_api("3").is_some_and(|text| text.contains("not available") && text.contains("set it to 2")));
+        assert_eq!(refused_api("5").as_deref(), Some("unsupported API version 5"));
+    }
+}
