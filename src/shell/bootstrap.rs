@@ -24,6 +24,8 @@ use super::start::StartError;
 use crate::api::peer_members;
 use crate::config::url::{self, Url};
 use crate::config::{ClusterState, Config};
+use crate::core::entries::Append;
+use crate::core::forced;
 use crate::core::membership::{self, Member};
 
 /// A running member answers at once; one that has not answered by then is not asked again in this round.
@@ -159,12 +161,30 @@ fn match_members(configured: &BTreeMap<String, Vec<Url>>, members: &[Member], na
     own.ok_or_else(|| format!("couldn't find local name {name:?} in the initial cluster configuration"))
 }
 
-/// Writes the log that a new cluster begins with, and reads it back as recovery would.
+/// Writes the log that a new cluster begins with.
 ///
 /// # Errors
 /// [`StartError::Bootstrap`].
 pub fn write_first_log(members: &[Member], recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
-    let append = membership::bootstrap_log(members);
+    write_synced(&membership::bootstrap_log(members), recovered)
+}
+
+/// Continues the log so that this member is alone (`--force-new-cluster`).
+///
+/// # Errors
+/// [`StartError::Bootstrap`].
+pub fn go_on_alone(recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
+    let Identity { cluster, member } = recovered.identity;
+    let known = recovered.snapshot.iter().flat_map(|(meta, _)| meta.voters.iter().chain(&meta.learners)).copied();
+    let append = forced::append_alone(member, known, &recovered.entries, &recovered.hard_state)
+        .map_err(StartError::Bootstrap)?;
+    let last = recovered.entries.last().map_or(recovered.hard_state.commit, |entry| entry.index);
+    tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {last}");
+    write_synced(&append, recovered)
+}
+
+/// Appends to a WAL that no node uses yet, syncs it, and leaves `recovered` as if it had been read back.
+fn write_synced(append: &Append, recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError::Bootstrap(error.to_string());
     let mut frame = recovered.wal.begin();
     for record in append.records() {
@@ -177,7 +197,7 @@ pub fn write_first_log(members: &[Member], recovered: &mut Recovered<FsMedium>) 
                 frame.push_hard_state(&state);
                 recovered.hard_state = state;
             }
-            Record::SnapshotMarker { .. } => unreachable!("a new log has no snapshot"),
+            Record::SnapshotMarker { .. } => unreachable!("no snapshot is made before a node runs"),
         }
     }
     frame.finish().map_err(|error| failed(&error))?;
