@@ -13,8 +13,9 @@
 //! | the whole disk | is replaced by an empty one |
 //! | a segment's or snapshot's length | nothing: the medium makes lengths durable at once |
 //!
-//! Bits and lost writes hit at most one member at a time, and the next only after that one has caught up again: raft
-//! can lose what a quorum has forgotten.
+//! Bits, lost writes and replaced disks hit at most one member at a time, and the next only after that one has caught up
+//! again: raft can lose what a quorum has forgotten. While one member is so hit, no other one tears its log's end: each
+//! of the two would wait for the other's voice before it votes (`gate.rs`), and a member whose disk is refused has none.
 
 use ringd_storage::medium::Medium;
 use ringd_storage::memory::{MemoryMedium, Surviving};

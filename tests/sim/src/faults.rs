@@ -159,6 +159,9 @@ impl World {
     }
 
     /// Whether a member may now forget something: every other one is whole, and there are enough of them.
+    ///
+    /// All of them must run: one that is down may come back with a cut tail, and then it waits for the voice of every
+    /// other member (`gate.rs`), which a member that is gone for good does not have.
     fn may_forget(&self) -> bool {
         let members = self.trouble.iter().filter(|trouble| !trouble.gone).count();
         let whole = |at: usize| {
@@ -166,7 +169,7 @@ impl World {
             self.trouble[at].gone
                 || !self.trouble[at].refused
                     && self.trouble[at].damaged.is_none()
-                    && self.hosts[at].process.as_ref().is_none_or(remembers)
+                    && self.hosts[at].process.as_ref().is_some_and(remembers)
         };
         members >= 3 && self.amnesic.is_none() && self.operator.is_idle() && (0..self.hosts.len()).all(whole)
     }
@@ -220,7 +223,8 @@ impl World {
     /// The host's process ends, with the power or without.
     pub fn crash(&mut self, host: HostId, power: bool) {
         let at = usize::from(host);
-        if power {
+        let spared = self.amnesic.is_some_and(|other| other != host);
+        if power && !spared {
             let mut rng = self.fault_rng(Kind::PowerCut).clone();
             self.hosts[at].disk.power_cut(&mut rng);
             *self.fault_rng(Kind::PowerCut) = rng;
@@ -233,9 +237,11 @@ impl World {
         let at = usize::from(host);
         self.note(host, format_args!("stops: {why}"));
         // The kernel has dropped what it could not write.
-        let mut rng = self.fault_rng(Kind::SyncError).clone();
-        self.hosts[at].disk.power_cut(&mut rng);
-        *self.fault_rng(Kind::SyncError) = rng;
+        if self.amnesic.is_none_or(|other| other == host) {
+            let mut rng = self.fault_rng(Kind::SyncError).clone();
+            self.hosts[at].disk.power_cut(&mut rng);
+            *self.fault_rng(Kind::SyncError) = rng;
+        }
         self.gone_dark(host, "has stopped");
     }
 

@@ -21,7 +21,7 @@ use crate::world::{Class, World};
 /// The token of the watcher that the world itself has on every host.
 pub(crate) const OBSERVER: u64 = u64::MAX;
 /// Every so many applied entries a member's whole state is digested.
-const DIGEST_EVERY: u64 = 32;
+const DIGEST_EVERY: u64 = 100;
 
 /// What an event says, for the checks.
 pub(crate) fn fact(event: &StoreEvent) -> Fact {

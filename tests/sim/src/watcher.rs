@@ -45,8 +45,8 @@ impl Watcher {
     fn begin(&mut self, from: u64) {
         self.end();
         self.next = from;
-        self.stretch =
-            Some(Stretch { path: self.path.as_bytes().to_vec(), recursive: self.recursive, from, given: vec![], upto: 0 });
+        let (path, recursive, stream) = (self.path.as_bytes().to_vec(), self.recursive, self.stream);
+        self.stretch = Some(Stretch { path, recursive, stream, from, given: vec![], upto: 0 });
     }
 
     fn end(&mut self) {
