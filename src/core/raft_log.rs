@@ -235,15 +235,13 @@ impl Storage for RaftLog {
     }
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
-        // A member ignores a snapshot that does not know it, so one that joined later needs a newer one.
-        let knows = |state: &ConfState| state.voters.contains(&to) || state.learners.contains(&to);
+        // A member refuses a snapshot that does not know it: one from before it joined is of no use to it.
+        let knows = |snapshot: &Snapshot| {
+            let members = snapshot.get_metadata().get_conf_state();
+            members.voters.contains(&to) || members.learners.contains(&to)
+        };
         match &self.snapshot {
-            Some(snapshot)
-                if snapshot.get_metadata().index >= request_index
-                    && knows(snapshot.get_metadata().get_conf_state()) =>
-            {
-                Ok(snapshot.clone())
-            }
+            Some(snapshot) if snapshot.get_metadata().index >= request_index && knows(snapshot) => Ok(snapshot.clone()),
             _ => {
                 self.snapshot_missed.set(true);
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
