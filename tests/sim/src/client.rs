@@ -285,6 +285,9 @@ impl World {
             Ask::Post => write.method = WriteMethod::Post,
         }
         let process = self.hosts[at].process.as_mut().expect("serves");
+        if let Some(deadline) = write.expires_at {
+            self.checks.deadlines.ask(path.as_bytes(), pending.value, deadline.get());
+        }
         match process.admit(path.len() + write.value.len()) {
             Some(true) => {
                 self.set_arrived(number);
@@ -394,6 +397,9 @@ impl World {
         {
             let (asked, lasts) = (pending.begun, ttl * MILLI);
             self.checks.deadlines.promise(key, *index, *deadline, asked, lasts);
+        }
+        if !matches!(reply, Reply::Unknown) {
+            self.checks.deadlines.answered(path_of(&pending.ask).as_bytes(), pending.value);
         }
         let value = pending.value;
         let prev = |prev: &Option<Vec<u8>>| prev.as_ref().map(|value| number_of(value));

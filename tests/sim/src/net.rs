@@ -7,21 +7,17 @@
 
 use std::rc::Rc;
 
-use ringd::core::event::{Input, Standing};
+use ringd::core::entries::{is_forwarded_proposal, snapshot_named};
+use ringd::core::event::{Input, Install, Standing};
 use ringd::core::replica::PeerMessage;
 use ringd_storage::format::SnapshotMarker;
-use ringd_storage::ids::{MemberId, RaftIndex, Term};
+use ringd_storage::ids::MemberId;
 
 use crate::event::{Event, HostId, Transfer};
 use crate::profile::Kind;
 use crate::rng::Rng;
 use crate::time::{MILLI, Nanos, SECOND};
 use crate::world::{HOSTS_MAX, World};
-
-/// raft's number of `MsgPropose`.
-const MSG_PROPOSE: i32 = 2;
-/// raft's number of `MsgSnapshot`.
-const MSG_SNAPSHOT: i32 = 7;
 
 #[derive(Clone, Copy, Default)]
 struct Link {
@@ -117,9 +113,8 @@ impl World {
     pub(crate) fn send(&mut self, from: HostId, message: PeerMessage) {
         let Some(to) = self.host_of(MemberId::new(message.to)) else { return };
         self.mix(message.to ^ message.index << 8 ^ (message.get_msg_type() as u64) << 40);
-        let kind = message.get_msg_type() as i32;
-        if kind == MSG_SNAPSHOT {
-            self.send_snapshot(from, to, message);
+        if let Some(install) = snapshot_named(&message) {
+            self.send_snapshot(from, to, install, message);
             return;
         }
         let (loss, duplicate) = (self.profile.loss_ppm, self.profile.duplicate_ppm);
@@ -131,7 +126,7 @@ impl World {
             self.sender_may_notice(from, MemberId::new(message.to));
             return;
         }
-        if !calm && kind != MSG_PROPOSE && self.fault_rng(Kind::Duplicate).chance(duplicate) {
+        if !calm && !is_forwarded_proposal(&message) && self.fault_rng(Kind::Duplicate).chance(duplicate) {
             self.count(Kind::Duplicate);
             let at = self.arrival(from, to) + self.net.rng.below(5 * MILLI);
             self.queue.plan(at, Event::Deliver(from, Box::new(message.clone())));
@@ -158,12 +153,11 @@ impl World {
         self.input(to, Input::Peer(message));
     }
 
-    fn send_snapshot(&mut self, from: HostId, to: HostId, message: PeerMessage) {
+    fn send_snapshot(&mut self, from: HostId, to: HostId, install: Install, message: PeerMessage) {
         let at = usize::from(from);
         let life = self.hosts[at].life;
         let member = MemberId::new(message.to);
-        let meta = message.get_snapshot().get_metadata();
-        let marker = SnapshotMarker { index: RaftIndex::new(meta.index), term: Term::new(meta.term) };
+        let marker = SnapshotMarker { index: install.index, term: install.term };
         let file = self.hosts[at].read_snapshot(marker);
         let breaks = self.profile.snapshot_break_ppm;
         let breaks = self.healing.is_none() && self.fault_rng(Kind::SnapshotBreak).chance(breaks);
@@ -218,26 +212,26 @@ impl World {
         if !self.lives(host, life) {
             return;
         }
-        let at = usize::from(host);
-        let is_fresh =
-            self.hosts[at].process.as_ref().is_some_and(|process| !process.node.standing(member).past_bootstrap);
-        if standing.removed_you || is_fresh && standing.knows_you {
-            // The shell stops such a member with a message; only an operator can help.
-            self.note(host, format_args!("must stop: {standing:?}"));
+        if standing.removed_you {
+            // The shell stops such a member with a message.
+            self.note(host, format_args!("was removed"));
             self.kill(host);
-            if standing.removed_you {
-                self.trouble[at].gone = true;
-            } else {
-                self.trouble[at].refused = true;
-                let forgot = self.amnesic == Some(host);
-                if !forgot {
-                    let what = format!("host {host} is taken for one that lost its disk, and has not");
-                    self.fail(crate::world::Class::Correctness, what);
-                }
-            }
+            self.trouble[usize::from(host)].gone = true;
             return;
         }
         self.input(host, Input::PeerStanding { member, standing });
+    }
+
+    /// Whether some host that can be asked knows a founder with an empty disk as one that has run (`found` in
+    /// `shell/bootstrap.rs`).
+    pub(crate) fn is_known_founder(&self, host: HostId) -> bool {
+        let own = self.hosts[usize::from(host)].id;
+        let knows = |other: HostId| {
+            let process = self.hosts[usize::from(other)].process.as_ref();
+            process.and_then(|process| process.node.members().get(own)).is_some_and(|own| !own.client_urls.is_empty())
+        };
+        let reaches = |other: HostId| !self.net.is_cut(host, other) && !self.net.is_cut(other, host);
+        (0..self.hosts.len() as HostId).any(|other| other != host && reaches(other) && knows(other))
     }
 
     pub(crate) fn mend(&mut self, from: HostId, to: HostId, cut: u32) {

@@ -116,6 +116,16 @@ impl World {
             return;
         }
         let via = serving[(self.rng.below(serving.len() as u64)) as usize];
+        // Who asks again looks first whether the last try came through.
+        let done = self.hosts[usize::from(via)].process.as_ref().is_some_and(|process| match change {
+            MemberChange::Remove(id) => process.node.members().is_removed(id),
+            MemberChange::Add(ref added) => process.node.members().get(added.id).is_some(),
+            MemberChange::Update { .. } => false,
+        });
+        if done {
+            self.operator_heard(Outcome::Members(Ok(())));
+            return;
+        }
         let Some(job) = &mut self.operator.job else { return };
         job.sent_at = Some(now);
         self.operator.requests += 1;

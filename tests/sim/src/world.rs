@@ -264,6 +264,16 @@ impl World {
         if self.hosts[at].process.is_some() || self.trouble[at].parked() {
             return;
         }
+        let founds = !self.hosts[at].config.initial.is_empty()
+            && !ringd_storage::recover::holds_wal(&self.hosts[at].disk.wal).unwrap_or(true);
+        if founds && self.is_known_founder(host) {
+            self.note(host, format_args!("has already been bootstrapped and has an empty disk"));
+            self.trouble[at].refused = true;
+            if self.amnesic != Some(host) {
+                self.fail(Class::Correctness, format!("host {host} is taken for one that lost its disk, and has not"));
+            }
+            return;
+        }
         let (seed, random) = (self.rng.bits(), self.rng.bits());
         let (cluster, now) = (self.cluster, self.now);
         match self.hosts[at].start(cluster, now, seed, random) {

@@ -23,9 +23,23 @@ struct Promise {
 #[derive(Default)]
 pub struct Deadlines {
     promises: BTreeMap<Vec<u8>, Vec<Promise>>,
+    /// Requests that may have moved a deadline and were not answered (yet): who asked, and the deadline.
+    open: BTreeMap<Vec<u8>, Vec<(u64, u64)>>,
 }
 
 impl Deadlines {
+    /// A request that would set this deadline is on its way, under a name of its own.
+    pub fn ask(&mut self, key: &[u8], name: u64, deadline: u64) {
+        self.open.entry(key.to_vec()).or_default().push((name, deadline));
+    }
+
+    /// A request was answered: [`Deadlines::promise`] says what came of it, or it certainly did not happen.
+    pub fn answered(&mut self, key: &[u8], name: u64) {
+        if let Some(open) = self.open.get_mut(key) {
+            open.retain(|(other, _)| *other != name);
+        }
+    }
+
     /// A write or refresh was acknowledged.
     pub fn promise(&mut self, key: &[u8], index: u64, deadline: Option<u64>, asked: u64, lasts: u64) {
         self.promises.entry(key.to_vec()).or_default().push(Promise { index, deadline, asked, lasts });
@@ -36,6 +50,10 @@ impl Deadlines {
     /// # Errors
     /// When it was promised to live longer.
     pub fn expired(&self, key: &[u8], index: u64, at: u64, now: u64, differ: u64) -> Verdict {
+        if self.open.get(key).is_some_and(|open| open.iter().any(|(_, deadline)| *deadline <= at)) {
+            // It may have been that one.
+            return Ok(());
+        }
         let promises = self.promises.get(key).map_or(&[][..], Vec::as_slice);
         let Some(last) = promises.iter().filter(|promise| promise.index < index).max_by_key(|promise| promise.index)
         else {
@@ -72,6 +90,10 @@ mod tests {
         deadlines.expired(b"/t", 9, 1000, 900, 100).unwrap();
         deadlines.promise(b"/t", 7, Some(3000), 200, 2800);
         assert!(deadlines.expired(b"/t", 9, 1000, 3000, 0).is_err(), "a refresh was forgotten");
+        deadlines.ask(b"/t", 1, 500);
+        deadlines.expired(b"/t", 9, 1000, 3000, 0).unwrap();
+        deadlines.answered(b"/t", 1);
+        assert!(deadlines.expired(b"/t", 9, 1000, 3000, 0).is_err(), "that one did not happen");
         deadlines.promise(b"/t", 8, None, 300, 0);
         assert!(deadlines.expired(b"/t", 9, 9000, 9000, 0).is_err(), "it has no deadline any more");
     }
