@@ -1,0 +1,108 @@
+//! One host's disk: the WAL's directory and the snapshots' directory, both in memory, and what befalls them.
+//!
+//! Owns: the contents while no process runs. What each zone may suffer, and nothing else:
+//!
+//! | zone | may suffer |
+//! |---|---|
+//! | bytes not synced | at a power cut each 512-byte sector shows any state it was in since its last sync, each by chance |
+//! | names not synced | at a power cut any subset of creations, renames and removals since the last directory sync survives |
+//! | bytes of a sync that failed | as at a power cut: the kernel has dropped the dirty pages, the disk has some of them |
+//! | synced WAL bytes, at rest | one bit turns; or one sector before the last written one holds zeros again (a write the disk acknowledged and dropped). The last sector keeps what it has: a whole last frame that vanishes without a trace is indistinguishable from one that was never written, for any log |
+//! | synced snapshot bytes, at rest | one bit turns |
+//! | free space | ends for a while; the partial file of a failed allocation stays |
+//! | the whole disk | is replaced by an empty one |
+//! | a segment's or snapshot's length | nothing: the medium makes lengths durable at once |
+//!
+//! Bits, lost writes and replaced disks hit at most one member at a time, and the next only after that one has caught up
+//! again: raft can lose what a quorum has forgotten. While one member is so hit, no other one tears its log's end: each
+//! of the two would wait for the other's voice before it votes (`gate.rs`), and a member whose disk is refused has none.
+
+use ringd_storage::medium::Medium;
+use ringd_storage::memory::{MemoryMedium, Surviving};
+
+use crate::rng::Rng;
+
+/// The sector of the disk model.
+const SECTOR_BYTES: usize = 512;
+
+/// See the module documentation.
+#[derive(Default)]
+pub struct Disk {
+    /// `wal/`.
+    pub wal: MemoryMedium,
+    /// `snap/`.
+    pub snap: MemoryMedium,
+}
+
+impl Disk {
+    /// Power is lost now. `everything` and `nothing` survive are as likely as a mixture.
+    pub fn power_cut(&mut self, rng: &mut Rng) {
+        let style = rng.below(4);
+        let mut survive = |what: Surviving<'_>| match (style, what) {
+            (0, _) => 0,
+            (1, _) => u32::MAX,
+            (_, Surviving::Sector { stores, .. }) => rng.below(u64::from(stores) + 1) as u32,
+            (_, Surviving::Name(_)) => rng.below(2) as u32,
+        };
+        self.keep(&mut survive);
+    }
+
+    /// Power is lost now, and `survive` says what the disk holds.
+    pub fn keep(&mut self, survive: &mut dyn FnMut(Surviving<'_>) -> u32) {
+        self.wal = self.wal.crash(survive);
+        self.snap = self.snap.crash(survive);
+    }
+
+    fn segments(&self) -> Vec<String> {
+        let names = self.wal.list().expect("memory lists");
+        names.into_iter().filter(|name| name.ends_with(".wal")).collect()
+    }
+
+    /// Turns one bit of the written part of a segment or of a snapshot. Answers what and where.
+    pub fn flip(&mut self, rng: &mut Rng) -> Option<String> {
+        let snapshots: Vec<String> =
+            self.snap.list().expect("memory lists").into_iter().filter(|name| name.ends_with(".snap")).collect();
+        let in_snapshot = !snapshots.is_empty() && rng.chance(300_000);
+        let (medium, names) = if in_snapshot { (&self.snap, snapshots) } else { (&self.wal, self.segments()) };
+        if names.is_empty() {
+            return None;
+        }
+        let name = rng.pick(&names);
+        let bytes = medium.contents(name)?;
+        let written = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+        let (offset, bit) = (rng.below(written), rng.below(8) as u8);
+        medium.flip_bit(name, offset, bit).then(|| format!("{name} offset {offset} bit {bit}"))
+    }
+
+    /// Zeroes one sector before the last written one of the newest segment. Answers where; `None` when there is none
+    /// that held anything.
+    pub fn lose_sector(&mut self, rng: &mut Rng) -> Option<String> {
+        let name = self.segments().pop()?;
+        let mut bytes = self.wal.contents(&name)?;
+        let last = bytes.iter().rposition(|byte| *byte != 0)? / SECTOR_BYTES;
+        // The header page is written once and synced before the segment has its name.
+        let first = 4096 / SECTOR_BYTES;
+        if last <= first {
+            return None;
+        }
+        let sector = rng.range(first as u64, last as u64) as usize;
+        let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+        if bytes[range.clone()].iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        bytes[range].fill(0);
+        self.wal.put_file(&name, bytes);
+        Some(format!("{name} sector {sector}"))
+    }
+
+    /// An empty disk takes its place.
+    pub fn replace(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Limits what the WAL's directory takes from now on to `bytes` more than nothing; `None` lifts the limit.
+    pub fn limit(&mut self, bytes: Option<u64>) {
+        self.wal.set_capacity(bytes);
+        self.snap.set_capacity(bytes);
+    }
+}
