@@ -41,9 +41,6 @@ const HEADER_BYTES_MIN: u64 = 1024;
 /// The longest timeout of a client; a longer one is a slip of the unit. Zero is for those who want none.
 const SECONDS_MAX: u64 = 86_400;
 
-/// A proxy asks the members no oftener than this.
-const PROXY_REFRESH_MIN: Duration = Duration::from_millis(100);
-
 /// Everything that was decided before the node starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -73,8 +70,6 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Goes into the cluster id.
     pub initial_cluster_token: String,
-    /// Whether to be a proxy instead of a member, and how.
-    pub proxy: ProxyConfig,
     /// Make a cluster of this member alone out of what it has.
     pub force_new_cluster: bool,
     /// Refuse membership changes that would lose the quorum.
@@ -122,34 +117,6 @@ pub struct Timeouts {
     pub body: Option<NonZeroU32>,
     /// Without taking a byte of what is sent to it.
     pub write: Option<NonZeroU32>,
-}
-
-/// Proxy mode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyConfig {
-    /// Whether, and for what.
-    pub mode: ProxyMode,
-    /// How long an endpoint that failed is left out.
-    pub failure_wait: Duration,
-    /// Between two looks at who is in the cluster.
-    pub refresh: Duration,
-    /// For connecting to an endpoint.
-    pub dial: Duration,
-    /// For sending a request to it; `None` is for ever.
-    pub write: Option<Duration>,
-    /// For the head of its answer; `None` is for ever, as watches need.
-    pub read: Option<Duration>,
-}
-
-/// What a proxy passes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyMode {
-    /// It is no proxy.
-    Off,
-    /// Only GET.
-    ReadOnly,
-    /// Everything.
-    On,
 }
 
 /// Whether this member starts a cluster or joins one.
@@ -474,18 +441,6 @@ impl Values {
                 _ => ClusterState::New,
             },
             initial_cluster_token: self.text("initial-cluster-token").to_owned(),
-            proxy: ProxyConfig {
-                mode: match self.text("proxy") {
-                    "on" => ProxyMode::On,
-                    "readonly" => ProxyMode::ReadOnly,
-                    _ => ProxyMode::Off,
-                },
-                failure_wait: self.milliseconds("proxy-failure-wait"),
-                refresh: self.milliseconds("proxy-refresh-interval").max(PROXY_REFRESH_MIN),
-                dial: self.milliseconds("proxy-dial-timeout"),
-                write: Some(self.milliseconds("proxy-write-timeout")).filter(|limit| !limit.is_zero()),
-                read: Some(self.milliseconds("proxy-read-timeout")).filter(|limit| !limit.is_zero()),
-            },
             force_new_cluster: self.bool("force-new-cluster"),
             strict_reconfig_check: self.bool("strict-reconfig-check"),
             snapshot_count: self.at_least("snapshot-count", 1)?,
@@ -604,10 +559,6 @@ impl Values {
             body_bytes_max: self.uint("ringd-request-body-max"),
             ..Limits::default()
         })
-    }
-
-    fn milliseconds(&self, name: &str) -> Duration {
-        Duration::from_millis(self.uint(name))
     }
 
     /// Zero is for ever.

@@ -130,6 +130,7 @@ use Status::{Effective, NoEffect, Refused};
 const NO_V3: Status = NoEffect("it concerns the v3 API, which ringd does not serve");
 const NO_TLS: Status = Refused(&[], "TLS is not supported yet; put a TLS proxy in front or use http");
 const NO_SRV: Status = Refused(&[], "discovery by DNS is not supported; use --discovery or --initial-cluster");
+const NO_PROXY: Status = NoEffect("there is no proxy mode");
 const NO_FILE: Status = Refused(&[], "configuration files are not supported yet; use flags or ETCD_* variables");
 
 /// Every flag, in the order of the help.
@@ -203,12 +204,12 @@ pub const FLAGS: &[Flag] = &[
     flag("log-outputs", Text, "default", Observing, Refused(&["stderr"], "the log goes to stderr; redirect it"), "Where the log goes."),
     flag("log-level", Choice(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Observing, Effective, "debug, info, warn, error, panic or fatal."),
 
-    flag("proxy", Choice(&["off", "readonly", "on"]), "off", Proxy, Effective, "off, readonly or on."),
-    flag("proxy-failure-wait", Uint, "5000", Proxy, Effective, "How long a failed endpoint is left out, in milliseconds."),
-    flag("proxy-refresh-interval", Uint, "30000", Proxy, Effective, "Endpoint refresh, in milliseconds."),
-    flag("proxy-dial-timeout", Uint, "1000", Proxy, Effective, "In milliseconds."),
-    flag("proxy-write-timeout", Uint, "5000", Proxy, Effective, "In milliseconds."),
-    flag("proxy-read-timeout", Uint, "0", Proxy, Effective, "In milliseconds."),
+    flag("proxy", Choice(&["off", "readonly", "on"]), "off", Proxy, Refused(&[], "there is no proxy mode"), "off, readonly or on."),
+    flag("proxy-failure-wait", Uint, "5000", Proxy, NO_PROXY, "How long a failed endpoint is left out, in milliseconds."),
+    flag("proxy-refresh-interval", Uint, "30000", Proxy, NO_PROXY, "Endpoint refresh, in milliseconds."),
+    flag("proxy-dial-timeout", Uint, "1000", Proxy, NO_PROXY, "In milliseconds."),
+    flag("proxy-write-timeout", Uint, "5000", Proxy, NO_PROXY, "In milliseconds."),
+    flag("proxy-read-timeout", Uint, "0", Proxy, NO_PROXY, "In milliseconds."),
 
     flag("experimental-initial-corrupt-check", Bool, "false", Experimental, NoEffect("every start verifies every record"), "Check data before serving."),
     flag("experimental-corrupt-check-time", Text, "0s", Experimental, NO_V3, "Interval of corruption checks."),

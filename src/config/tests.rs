@@ -245,6 +245,7 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
         ["--cert-file=x"],
         ["--client-cert-auth"],
         ["--discovery-srv=x"],
+        ["--proxy=on"],
         ["--unsafe-no-fsync"],
         ["--config-file=x"],
         ["--log-outputs=/var/log/x"],

@@ -9,7 +9,6 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_lite::future::{or, poll_fn};
@@ -109,15 +108,11 @@ pub async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The kernel's.
 pub async fn receive(stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
-    // The buffer is as long as its bytes whenever this waits: whoever waits may stop waiting.
-    poll_fn(|context| {
-        let before = into.len();
-        into.resize(before + READ_BYTES, 0);
-        let read = Pin::new(&mut *stream).poll_read(context, &mut into[before..]);
-        into.truncate(before + if let Poll::Ready(Ok(read)) = read { read } else { 0 });
-        read
-    })
-    .await
+    let before = into.len();
+    into.resize(before + READ_BYTES, 0);
+    let read = poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut into[before..])).await;
+    into.truncate(before + *read.as_ref().unwrap_or(&0));
+    read
 }
 
 /// Reads the head of an answer. What follows it in `bytes` has arrived already.

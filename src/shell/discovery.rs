@@ -102,20 +102,6 @@ pub async fn discover(config: &Config, discovery: &Discovery) -> Result<Config, 
     Ok(founding)
 }
 
-/// Where the members of a discovered cluster are reached, for a proxy to it.
-///
-/// # Errors
-/// [`DiscoveryError::Broken`].
-pub async fn peer_urls(discovery: &Discovery) -> Result<Vec<Url>, DiscoveryError> {
-    let broken = |why: String| DiscoveryError::Broken(format!("discovery: {why}"), discovery.text.clone());
-    let size = read_size(discovery).await.map_err(broken)?;
-    let mut members = until_answered(discovery, list_of).await.map_err(broken)?;
-    members.sort_by_key(|member| member.created);
-    members.truncate(size);
-    let text = members.iter().map(|member| member.value.as_str()).collect::<Vec<_>>().join(",");
-    Ok(cluster_of(&text).map_err(broken)?.into_values().flatten().collect())
-}
-
 fn is(member: &Registered, id: MemberId) -> bool {
     member.key.rsplit('/').next() == Some(id.to_string().as_str())
 }

@@ -25,8 +25,6 @@ pub mod peer_out;
 pub mod peer_snapshot;
 pub mod peers;
 pub mod process;
-pub mod proxy;
-mod proxy_conn;
 pub mod raw;
 pub mod respond;
 pub mod signals;

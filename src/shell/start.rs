@@ -4,7 +4,7 @@
 //! applied again; nothing acknowledged is lost by a stop.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
 use super::{
-    bootstrap, clock, discovery, executor, fan_out, install, listener, pace, peer_snapshot, peers, proxy, raw, signals,
+    bootstrap, clock, discovery, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals,
     snapshot,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
@@ -117,9 +117,6 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
     executor.run(async move {
         let stop = async { Ended::Signal(stop.await) };
         let mut stop = pin!(stop);
-        if proxy::is_wanted(config) {
-            return be_proxy(config, stop).await;
-        }
         // A start may wait for others; a signal ends it.
         let started = or(async { Some(start(config, services).await) }, async {
             if let Ended::Signal(signal) = stop.as_mut().await {
@@ -128,14 +125,7 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
             }
             None
         });
-        let hub = match started.await.expect("a signal ends the process") {
-            Ok(hub) => hub,
-            Err(StartError::Discovery(full @ discovery::DiscoveryError::Full)) if !exits_when_full(config) => {
-                tracing::warn!("{full}, falling back to proxy");
-                return be_proxy(config, stop).await;
-            }
-            Err(error) => return Err(error),
-        };
+        let hub = started.await.expect("a signal ends the process")?;
         let removed = async {
             hub.removed.wait().await;
             Timer::new(REMOVED_PATIENCE).await;
@@ -152,19 +142,6 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
             }
         }
     })
-}
-
-fn exits_when_full(config: &Config) -> bool {
-    config.discovery.as_ref().is_none_or(|discovery| discovery.exits_when_full)
-}
-
-/// Runs a proxy until a signal ends it. It owes nobody anything: its clients ask again elsewhere.
-async fn be_proxy(config: &Config, stop: Pin<&mut impl Future<Output = Ended>>) -> Result<(), StartError> {
-    match or(async { Ok(stop.await) }, async { Err(proxy::run(config).await) }).await {
-        Ok(Ended::Signal(signal)) => signals::end_by(signal),
-        Ok(Ended::Removed) => unreachable!("a proxy is no member"),
-        Err(result) => result,
-    }
 }
 
 /// Why a node stops.
@@ -266,11 +243,7 @@ async fn clear_note(hub: Rc<Hub>, wal_dir: FsMedium) {
     }
 }
 
-/// Opens listeners; a port that a process which has just ended still holds is tried again for a while.
-///
-/// # Errors
-/// What the kernel said, with the place.
-pub(super) async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
+async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
     let mut opened = Vec::new();
     for place in places {
         let mut tries = 1;

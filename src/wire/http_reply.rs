@@ -326,7 +326,6 @@ fn append_status(out: &mut Vec<u8>, status: u16) {
         429 => b"429 Too Many Requests\r\n",
         500 => b"500 Internal Server Error\r\n",
         501 => b"501 Not Implemented\r\n",
-        502 => b"502 Bad Gateway\r\n",
         503 => b"503 Service Unavailable\r\n",
         504 => b"504 Gateway Timeout\r\n",
         507 => b"507 Insufficient Storage\r\n",

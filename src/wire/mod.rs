@@ -1,7 +1,6 @@
 //! Bytes to requests and back; pure codecs.
 
 pub mod http_body;
-pub mod http_forward;
 pub mod http_reply;
 pub mod http_request;
 pub mod peer_frame;

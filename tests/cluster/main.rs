@@ -320,68 +320,11 @@ fn members_find_each_other_by_discovery_and_one_too_many_is_turned_away() {
     let mut late = cluster.nodes[3].server.take().expect("it runs");
     assert_eq!(late.wait(PATIENCE).code(), Some(1));
     assert!(late.stderr().contains("discovery: cluster is full"), "{}", late.stderr());
-    // Without that flag it becomes a proxy to those who were in time.
-    cluster.spawn_without_list(3, &flags[..1]);
-    cluster.wait_until_served(3);
-    assert!(cluster.log(3).contains("falling back to proxy"), "{}", cluster.log(3));
-    assert_eq!(cluster.request(3, "GET", "/v2/keys/a", "").expect("an answer").status, 200);
-    cluster.kill(3);
     // Once there is a log, the token does not count any more.
     cluster.kill(1);
     cluster.spawn_without_list(1, &flags);
     cluster.wait_until_served(1);
     assert!(cluster.log(1).contains("ignored since a cluster has already been initialized"));
-}
-
-#[test]
-fn a_proxy_passes_requests_and_watches_on_and_finds_the_members_that_are_left() {
-    let mut cluster = Cluster::on_loopback(5);
-    cluster.found(&[0, 1, 2]);
-    let initial = cluster.initial(&[0]);
-    let flags = ["--proxy=on", "--proxy-refresh-interval=500", "--proxy-failure-wait=500"];
-    cluster.spawn(3, &initial, &flags);
-    cluster.spawn(4, &initial, &["--proxy=readonly"]);
-    cluster.wait_until_served(3);
-    cluster.wait_until_served(4);
-    let told = cluster.request(3, "GET", "/v2/config/local/proxy", "").expect("an answer").json();
-    assert_eq!(told["endpoints"].as_array().map(Vec::len), Some(3), "{told}");
-    let mut client = support::Client::connect(cluster.nodes[3].client, PATIENCE).expect("connect");
-    for round in 0..3 {
-        let written = client.request("PUT", &format!("/v2/keys/a{round}"), "value=1").expect("an answer");
-        assert_eq!((written.status, written.json()["node"]["value"].as_str()), (201, Some("1")));
-    }
-    assert_eq!(client.request("GET", "/v2/keys/none", "").expect("an answer").status, 404);
-    assert_eq!(client.request("HEAD", "/v2/keys/a0", "").expect("an answer").status, 200);
-    assert_eq!(cluster.request(4, "PUT", "/v2/keys/a", "value=1").expect("an answer").status, 501);
-    assert_eq!(cluster.request(4, "GET", "/v2/keys/a0", "").expect("an answer").status, 200);
-    // A watch waits at a member, and its event comes through.
-    client.send(b"GET /v2/keys/w?wait=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
-    wait_for("the watcher to be parked", || {
-        let parked = |member| cluster.request(member, "GET", "/v2/stats/store", "")?.json()["watchers"].as_u64();
-        (0..3).any(|member| parked(member) == Some(1)).then_some(())
-    });
-    cluster.request(0, "PUT", "/v2/keys/w", "value=2").expect("an answer");
-    assert_eq!(client.receive(false).expect("the event").json()["node"]["value"], "2");
-    // The members that are left serve, also when the proxy starts again while the one it was told of is away.
-    cluster.kill(0);
-    let write = |cluster: &Cluster, key: &str| {
-        wait_for("a write", || {
-            let answer = cluster.request(3, "PUT", &format!("/v2/keys/{key}"), "value=1")?;
-            matches!(answer.status, 200 | 201).then_some(())
-        });
-    };
-    write(&cluster, "b");
-    cluster.stop(3);
-    cluster.spawn(3, &initial, &flags);
-    write(&cluster, "c");
-    assert!(cluster.log(3).contains("from cluster file"), "{}", cluster.log(3));
-    cluster.kill(1);
-    cluster.kill(2);
-    wait_for("the proxy to say that nobody is there", || {
-        let answer = cluster.request(3, "GET", "/v2/keys/b", "")?;
-        assert!(matches!(answer.status, 502 | 503), "{answer:?}");
-        (answer.status == 503).then_some(())
-    });
 }
 
 #[test]
