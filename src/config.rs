@@ -9,7 +9,6 @@
 //! - A setting given twice, as flag and as variable, is fatal; an unknown `ETCD_*` or `RINGD_*` variable only warns.
 //! - A `Config` in hand has passed every rule that needs no disk and no network.
 
-pub mod discovery;
 pub mod flags;
 mod go_flags;
 #[cfg(test)]
@@ -22,7 +21,6 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use discovery::Discovery;
 use flags::{FLAGS, Kind, Status};
 use url::{Place, Scheme, Url};
 
@@ -64,8 +62,6 @@ pub struct Config {
     pub initial_advertise_peer_urls: Vec<Url>,
     /// Name to peer URLs at bootstrap. See `check_bootstrap`.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
-    /// Where the members of a new cluster meet, instead of `initial_cluster`.
-    pub discovery: Option<Discovery>,
     /// Whether the cluster exists already.
     pub initial_cluster_state: ClusterState,
     /// Goes into the cluster id.
@@ -416,17 +412,7 @@ impl Values {
         };
         let initial_cluster = self.initial_cluster(&name, &initial_advertise_peer_urls)?;
         let limits = self.limits()?;
-        let (discovery, proxy, fallback) =
-            (self.text("discovery"), self.text("discovery-proxy"), self.text("discovery-fallback"));
-        if self.is_set("initial-cluster") && !discovery.is_empty() {
-            return Err(invalid(
-                "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \
-                 \"discovery-srv\"",
-            ));
-        }
-        let discovery = Discovery::parse(discovery, proxy, fallback).map_err(|text| invalid(&text))?;
         Ok(Config {
-            discovery,
             data_dir,
             wal_dir: Some(self.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             listen_client_urls,

@@ -129,7 +129,7 @@ use Status::{Effective, NoEffect, Refused};
 
 const NO_V3: Status = NoEffect("it concerns the v3 API, which ringd does not serve");
 const NO_TLS: Status = Refused(&[], "TLS is not supported yet; put a TLS proxy in front or use http");
-const NO_SRV: Status = Refused(&[], "discovery by DNS is not supported; use --discovery or --initial-cluster");
+const NO_DISCOVERY: Status = Refused(&[], "discovery is not supported; use --initial-cluster");
 const NO_PROXY: Status = NoEffect("there is no proxy mode");
 const NO_FILE: Status = Refused(&[], "configuration files are not supported yet; use flags or ETCD_* variables");
 
@@ -162,11 +162,11 @@ pub const FLAGS: &[Flag] = &[
     flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' or 'existing'."),
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Effective, "Keeps clusters apart at bootstrap."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Effective, "Client URLs told to the public; required with --listen-client-urls."),
-    flag("discovery", Text, "", Clustering, Effective, "Discovery service URL: http://HOST:PORT/v2/keys/..., where _config/size says how many members there are."),
-    flag("discovery-fallback", Choice(&["proxy", "exit"]), "proxy", Clustering, Effective, "What to be when the discovered cluster is full: 'proxy', or 'exit'."),
-    flag("discovery-proxy", Text, "", Clustering, Effective, "HTTP proxy for discovery."),
-    flag("discovery-srv", Text, "", Clustering, NO_SRV, "DNS domain for SRV bootstrap."),
-    flag("discovery-srv-name", Text, "", Clustering, NO_SRV, "Suffix of the SRV name."),
+    flag("discovery", Text, "", Clustering, NO_DISCOVERY, "Discovery service URL."),
+    flag("discovery-fallback", Choice(&["proxy", "exit"]), "proxy", Clustering, NoEffect("there is no discovery to fall back from"), "When discovery fails."),
+    flag("discovery-proxy", Text, "", Clustering, NO_DISCOVERY, "HTTP proxy for discovery."),
+    flag("discovery-srv", Text, "", Clustering, NO_DISCOVERY, "DNS domain for SRV bootstrap."),
+    flag("discovery-srv-name", Text, "", Clustering, NO_DISCOVERY, "Suffix of the SRV name."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Effective, "Refuse membership changes that would lose the quorum."),
     flag("pre-vote", Bool, "false", Clustering, NoEffect("pre-vote is always on"), "An election phase that spares a healthy leader."),
     flag("auto-compaction-retention", Text, "0", Clustering, NO_V3, "v3 history kept."),

@@ -244,7 +244,7 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
     for args in [
         ["--cert-file=x"],
         ["--client-cert-auth"],
-        ["--discovery-srv=x"],
+        ["--discovery=http://x"],
         ["--proxy=on"],
         ["--unsafe-no-fsync"],
         ["--config-file=x"],

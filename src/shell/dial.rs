@@ -131,43 +131,15 @@ pub async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<A
     }
 }
 
-/// A plain HTTP request between programs.
-#[derive(Clone, Debug)]
-pub struct Request<'a> {
-    /// The method.
-    pub method: &'a str,
-    /// The request target.
-    pub target: &'a str,
-    /// The `Host` header.
-    pub host: &'a str,
-    /// The body, `application/x-www-form-urlencoded`.
-    pub form: &'a str,
-}
-
 /// Asks a question: `GET path`. The answer and its body.
 ///
 /// # Errors
-/// As [`exchange`].
+/// The resolver's, the kernel's, `TimedOut` after `limit`, `InvalidData` for an answer that is no HTTP or too long.
 pub async fn get(url: &Url, path: &str, limit: Duration) -> io::Result<(Answer, Vec<u8>)> {
-    let host = url.host_port();
-    exchange(url, &Request { method: "GET", target: path, host: &host, form: "" }, limit).await
-}
-
-/// Sends a request to a URL's place and reads the whole answer.
-///
-/// # Errors
-/// The resolver's, the kernel's, `TimedOut` after `limit`, `InvalidData` for an answer that is no HTTP, too long or comes
-/// in chunks.
-pub async fn exchange(url: &Url, request: &Request<'_>, limit: Duration) -> io::Result<(Answer, Vec<u8>)> {
     let exchange = async {
         let mut stream = connect(url).await?;
-        let Request { method, target, host, form } = request;
-        let text = format!(
-            "{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
-            form.len()
-        );
-        send(&mut stream, text.as_bytes()).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.host_port());
+        send(&mut stream, request.as_bytes()).await?;
         let mut bytes = Vec::new();
         let head = answer(&mut stream, &mut bytes).await?;
         let mut body = bytes.split_off(head.head_bytes);

@@ -9,7 +9,6 @@ pub mod connection;
 pub mod cors;
 pub mod credentials;
 pub mod dial;
-pub mod discovery;
 pub mod disk;
 pub mod driver;
 pub mod executor;

@@ -23,8 +23,7 @@ use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
 use super::{
-    bootstrap, clock, discovery, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals,
-    snapshot,
+    bootstrap, clock, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals, snapshot,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -82,9 +81,6 @@ pub enum StartError {
     /// The settings do not make a cluster.
     #[error("{0}")]
     Config(String),
-    /// The members of a new cluster did not meet.
-    #[error(transparent)]
-    Discovery(#[from] discovery::DiscoveryError),
     /// A listener, a signal handler, or another resource of the system.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -314,22 +310,11 @@ async fn open_node(config: &Config, directory: &DataDir) -> Result<Opened, Start
     let options = WalOptions { epoch_seed: random_u64()?, ..WalOptions::default() };
     let wal_dir = directory.wal().clone();
     let mut strangers = Vec::new();
-    let mut found = None;
     if !holds_wal(&wal_dir)? {
-        if let Some(discovery) = &config.discovery {
-            found = Some(discovery::discover(config, discovery).await?);
-        }
-        let beginning = bootstrap::begin(found.as_ref().unwrap_or(config), &wal_dir).await?;
+        let beginning = bootstrap::begin(config, &wal_dir).await?;
         Wal::create(wal_dir.clone(), beginning.identity, options)?;
         strangers = beginning.members;
-    } else if let Some(discovery) = &config.discovery {
-        tracing::warn!(
-            "discovery token {} ignored since a cluster has already been initialized. Valid log found at {}",
-            discovery.text,
-            wal_dir.path().display()
-        );
     }
-    let config = found.as_ref().unwrap_or(config);
     let mut recovered = recover(wal_dir, directory.snap(), options)?;
     for reason in &recovered.passed_over {
         tracing::warn!("a snapshot was passed over: {reason}");

@@ -46,15 +46,7 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 impl Cluster {
     /// Room for so many members; none runs yet.
     pub fn new(members: usize, flags: &[&str]) -> Self {
-        Self::within(Net::new(members), members, flags)
-    }
-
-    /// The same on loopback, where members reach servers outside the cluster.
-    pub fn on_loopback(members: usize) -> Self {
-        Self::within(Net::loopback(), members, &[])
-    }
-
-    fn within(net: Net, members: usize, flags: &[&str]) -> Self {
+        let net = Net::new(members);
         let scratch = tempfile::tempdir().expect("a scratch directory");
         let nodes = (0..members)
             .map(|member| {
@@ -80,13 +72,6 @@ impl Cluster {
 
     /// Starts a member without waiting.
     pub fn spawn(&mut self, member: usize, initial: &str, extra: &[&str]) {
-        let mut flags = vec!["--initial-cluster", initial];
-        flags.extend(extra);
-        self.spawn_without_list(member, &flags);
-    }
-
-    /// Starts a member that is not told who is in its cluster.
-    pub fn spawn_without_list(&mut self, member: usize, extra: &[&str]) {
         let node = &self.nodes[member];
         let client = format!("http://{}", node.client);
         let mut command = self.net.command(member, env!("CARGO_BIN_EXE_ringd"));
@@ -98,7 +83,7 @@ impl Cluster {
         command.args(["--name", &node.name, "--data-dir"]).arg(&node.data_dir);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &node.peer_url, "--initial-advertise-peer-urls", &node.peer_url]);
-        command.args(&self.flags).args(extra);
+        command.args(["--initial-cluster", initial]).args(&self.flags).args(extra);
         self.nodes[member].server = Some(Server::spawn(command));
     }
 

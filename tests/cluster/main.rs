@@ -304,30 +304,6 @@ fn members_meet_on_unix_sockets_and_do_without_one_whose_name_is_not_known_yet()
 }
 
 #[test]
-fn members_find_each_other_by_discovery_and_one_too_many_is_turned_away() {
-    let mut service = Cluster::new(1, &[]);
-    service.found(&[0]);
-    let directory = "/v2/keys/discovery/token";
-    service.request(0, "PUT", &format!("{directory}/_config/size"), "value=3").expect("an answer");
-    let url = format!("http://{}{directory}", service.nodes[0].client);
-    let mut cluster = Cluster::on_loopback(4);
-    let flags = [&format!("--discovery={url}")[..], "--discovery-fallback=exit"];
-    (0..3).for_each(|member| cluster.spawn_without_list(member, &flags));
-    (0..3).for_each(|member| cluster.wait_until_served(member));
-    cluster.request(0, "PUT", "/v2/keys/a", "value=1").expect("an answer");
-    cluster.wait_until_equal();
-    cluster.spawn_without_list(3, &flags);
-    let mut late = cluster.nodes[3].server.take().expect("it runs");
-    assert_eq!(late.wait(PATIENCE).code(), Some(1));
-    assert!(late.stderr().contains("discovery: cluster is full"), "{}", late.stderr());
-    // Once there is a log, the token does not count any more.
-    cluster.kill(1);
-    cluster.spawn_without_list(1, &flags);
-    cluster.wait_until_served(1);
-    assert!(cluster.log(1).contains("ignored since a cluster has already been initialized"));
-}
-
-#[test]
 fn members_of_another_cluster_are_refused_and_both_say_so() {
     let mut cluster = Cluster::new(3, &[]);
     let initial = cluster.initial(&[0, 1, 2]);

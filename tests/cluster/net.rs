@@ -48,11 +48,6 @@ impl Net {
         Self { spaces: None }
     }
 
-    /// All members on loopback.
-    pub fn loopback() -> Self {
-        Self { spaces: None }
-    }
-
     /// Whether members can be cut off from each other.
     pub fn can_cut(&self) -> bool {
         self.spaces.is_some()
