@@ -17,13 +17,12 @@ pub mod url;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use flags::{FLAGS, Kind, Status};
-use url::{Scheme, Url};
+use url::{Place, Scheme, Url};
 
 use crate::wire::http_request::Limits;
 
@@ -49,14 +48,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the WAL is kept when it is not under `data_dir`.
     pub wal_dir: Option<PathBuf>,
-    /// Client listeners as URLs, plain HTTP only.
+    /// Client listeners as URLs, without TLS.
     pub listen_client_urls: Vec<Url>,
     /// Where to bind for clients, one per URL, duplicates removed.
-    pub listen_client_addresses: Vec<SocketAddr>,
-    /// Peer listeners as URLs, plain HTTP only.
+    pub listen_client_addresses: Vec<Place>,
+    /// Peer listeners as URLs, without TLS.
     pub listen_peer_urls: Vec<Url>,
     /// Where to bind for peers, one per URL, duplicates removed.
-    pub listen_peer_addresses: Vec<SocketAddr>,
+    pub listen_peer_addresses: Vec<Place>,
     /// What members and machines answers tell clients.
     pub advertise_client_urls: Vec<Url>,
     /// What other members are told at bootstrap.
@@ -67,6 +66,8 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Goes into the cluster id.
     pub initial_cluster_token: String,
+    /// Make a cluster of this member alone out of what it has.
+    pub force_new_cluster: bool,
     /// Refuse membership changes that would lose the quorum.
     pub strict_reconfig_check: bool,
     /// Applied entries between two snapshots.
@@ -426,6 +427,7 @@ impl Values {
                 _ => ClusterState::New,
             },
             initial_cluster_token: self.text("initial-cluster-token").to_owned(),
+            force_new_cluster: self.bool("force-new-cluster"),
             strict_reconfig_check: self.bool("strict-reconfig-check"),
             snapshot_count: self.at_least("snapshot-count", 1)?,
             max_snapshots: Some(self.uint("max-snapshots")).filter(|&count| count > 0),
@@ -457,20 +459,17 @@ impl Values {
         })
     }
 
-    fn listeners(&self, name: &str) -> Result<(Vec<Url>, Vec<SocketAddr>), ConfigError> {
+    fn listeners(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
         let urls = self.urls(name);
         let mut addresses = Vec::with_capacity(urls.len());
         for url in &urls {
             match url.scheme() {
-                Scheme::Http => {}
-                Scheme::Https => {
+                Scheme::Http | Scheme::Unix => {}
+                Scheme::Https | Scheme::Unixs => {
                     return Err(invalid(&format!("--{name} has {url}, but TLS listeners are not supported yet")));
                 }
-                Scheme::Unix | Scheme::Unixs => {
-                    return Err(invalid(&format!("--{name} has {url}, but Unix sockets are not supported yet")));
-                }
             }
-            let address = url.bind_address().map_err(|text| invalid(&text))?;
+            let address = url.bind_place().map_err(|text| invalid(&text))?;
             if !addresses.contains(&address) {
                 addresses.push(address);
             }

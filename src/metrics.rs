@@ -8,14 +8,17 @@
 //! 2. A name that etcd has means what it means there; names of our own begin with `ringd_`.
 
 mod cells;
+mod peers;
 mod table;
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::time::Duration;
 
 use prometheus::{Encoder, TextEncoder};
 
 pub use cells::{Histogram, doubling};
+pub use peers::{Latency, PeerMetrics};
 pub use table::{Scrape, StoreCounts};
 
 /// The `Content-Type` of [`render`]'s text.
@@ -35,10 +38,12 @@ pub enum Step {
     Capture = 3,
     /// A slice of the events that a turn owes to its watchers, beyond the first.
     FanOut = 4,
+    /// A slice of a snapshot that came from the leader.
+    Install = 5,
 }
 
 /// Label values of [`Step`].
-pub const STEP_NAMES: [&str; 5] = ["turn", "settle", "request", "capture", "fan_out"];
+pub const STEP_NAMES: [&str; 6] = ["turn", "settle", "request", "capture", "fan_out", "install"];
 
 /// Which requests to the keys are counted apart: etcd's `method` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +123,12 @@ pub struct Metrics {
     /// Failures by kind and status: a handful of pairs, each seen often.
     failed: RefCell<Vec<(Kind, u16, u64)>>,
     gets_in_step: Cell<u64>,
+    /// One per other member, in the order of their ids.
+    pub peers: RefCell<Vec<Rc<PeerMetrics>>>,
+    /// Append messages from leaders.
+    pub appends_received: Cell<u64>,
+    /// Append messages to followers.
+    pub appends_sent: Cell<u64>,
 }
 
 impl Default for Metrics {
@@ -149,6 +160,9 @@ impl Default for Metrics {
             served: std::array::from_fn(|_| Histogram::of_seconds(&HTTP_BOUNDS)),
             failed: RefCell::default(),
             gets_in_step: Cell::default(),
+            peers: RefCell::default(),
+            appends_received: Cell::default(),
+            appends_sent: Cell::default(),
         }
     }
 }

@@ -20,10 +20,10 @@ pub fn render_version(out: &mut Vec<u8>, cluster: &str) {
     out.push(b'}');
 }
 
-/// The body of `/health`, without a newline.
+/// The body of `/health`; only the failure ends with a newline.
 #[must_use]
 pub const fn health(healthy: bool) -> &'static [u8] {
-    if healthy { b"{\"health\":\"true\"}" } else { b"{\"health\":\"false\"}" }
+    if healthy { b"{\"health\":\"true\"}" } else { b"{\"health\":\"false\"}\n" }
 }
 
 /// Log levels under the names that `/config/local/log` knows, most important first.

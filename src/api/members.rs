@@ -163,15 +163,11 @@ pub fn render_one(out: &mut Vec<u8>, member: &Member) {
     out.push(b'\n');
 }
 
-/// The body of `GET /v2/machines`: all client URLs, without a newline.
+/// The body of `GET /v2/machines`: all client URLs, sorted, without a newline.
 pub fn render_machines(out: &mut Vec<u8>, members: &Membership) {
-    let mut first = true;
-    for url in members.iter().flat_map(|member| &member.client_urls) {
-        if !std::mem::take(&mut first) {
-            out.extend_from_slice(b", ");
-        }
-        out.extend_from_slice(url.as_bytes());
-    }
+    let mut urls: Vec<&str> = members.iter().flat_map(|member| &member.client_urls).map(String::as_str).collect();
+    urls.sort_unstable();
+    out.extend_from_slice(urls.join(", ").as_bytes());
 }
 
 /// The body of a refusal by these endpoints and those of auth; etcd ends it without a newline.

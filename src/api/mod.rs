@@ -9,6 +9,7 @@ pub mod keys;
 pub mod members;
 pub mod method;
 pub mod params;
+pub mod peer_members;
 pub mod route;
 mod scan;
 pub mod stats;

@@ -19,6 +19,8 @@ pub enum Route<'a> {
     MembersLeader,
     /// `/v2/members/ID`: what stands for the id.
     Member(&'a [u8]),
+    /// `/members` of a peer URL; no target of a client URL leads here.
+    PeerMembers,
     /// `/v2/machines`.
     Machines,
     /// `/v2/stats/self`.
@@ -91,7 +93,8 @@ impl Route<'_> {
             }
             Self::MembersLeader | Self::Member(_) => (&[Get, Post, Delete, Put], "GET,POST,DELETE,PUT"),
             Self::Machines => (&[Get, Head], "GET,HEAD"),
-            Self::StatsSelf
+            Self::PeerMembers
+            | Self::StatsSelf
             | Self::StatsStore
             | Self::StatsLeader
             | Self::DebugVars

@@ -6,6 +6,7 @@ use ringd_storage::ids::{MemberId, UnixNanos};
 
 use super::json;
 use crate::core::store::{COUNTER_NAMES, Stats};
+use crate::metrics::Latency;
 
 /// What `/v2/stats/leader` says on a member that does not lead.
 pub const NOT_LEADER: &str = "not current leader";
@@ -54,11 +55,33 @@ pub fn render_self(out: &mut Vec<u8>, stats: &SelfStats<'_>, now: UnixNanos) {
     out.push(b'}');
 }
 
-/// The body of `/v2/stats/leader` on a leader, without a newline. A leader that is alone has no followers to tell of.
-pub fn render_leader(out: &mut Vec<u8>, leader: MemberId) {
+/// The body of `/v2/stats/leader` on a leader, without a newline: how its followers' appends went, by their ids. A
+/// leader that is alone has none to tell of.
+pub fn render_leader<'a>(out: &mut Vec<u8>, leader: MemberId, followers: impl Iterator<Item = (&'a str, Latency)>) {
     out.extend_from_slice(b"{\"leader\":");
     push_id(out, leader);
-    out.extend_from_slice(b",\"followers\":{}}");
+    out.extend_from_slice(b",\"followers\":{");
+    for (place, (id, latency)) in followers.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        json::push_string(out, id.as_bytes());
+        out.extend_from_slice(
+            format!(
+                ":{{\"latency\":{{\"current\":{},\"average\":{},\"standardDeviation\":{},\"minimum\":{},\"maximum\":{}}},\
+                 \"counts\":{{\"fail\":{},\"success\":{}}}}}",
+                latency.current,
+                latency.average,
+                latency.deviation,
+                latency.minimum,
+                latency.maximum,
+                latency.fail,
+                latency.success
+            )
+            .as_bytes(),
+        );
+    }
+    out.extend_from_slice(b"}}");
 }
 
 /// The body of `/v2/stats/store`, without a newline.
@@ -175,8 +198,20 @@ mod tests {
              \"recvAppendRequestCnt\":0,\"sendAppendRequestCnt\":7}"
         );
         let mut out = Vec::new();
-        render_leader(&mut out, id);
+        render_leader(&mut out, id, std::iter::empty());
         assert_eq!(out, b"{\"leader\":\"80a61a318c14f133\",\"followers\":{}}");
+        let mut latency = Latency::default();
+        latency.succeed(0.5);
+        latency.succeed(1.5);
+        let mut out = Vec::new();
+        render_leader(&mut out, id, [("7", Latency::default()), ("ab", latency)].into_iter());
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "{\"leader\":\"80a61a318c14f133\",\"followers\":{\"7\":{\"latency\":{\"current\":0,\"average\":0,\
+             \"standardDeviation\":0,\"minimum\":9223372036854776000,\"maximum\":0},\"counts\":{\"fail\":0,\"success\":0}},\
+             \"ab\":{\"latency\":{\"current\":1.5,\"average\":1,\"standardDeviation\":0.5,\"minimum\":0.5,\"maximum\":1.5},\
+             \"counts\":{\"fail\":0,\"success\":2}}}}"
+        );
         let mut out = Vec::new();
         render_store(&mut out, Store::new(&StoreOptions::default()).stats(), 3);
         let text = String::from_utf8(out).unwrap();

@@ -222,7 +222,7 @@ pub const FLAGS: &[Flag] = &[
     flag("experimental-watch-progress-notify-interval", Text, "10m", Experimental, NO_V3, "v3 watch progress interval."),
     flag("experimental-warning-apply-duration", Text, "100ms", Experimental, NO_V3, "Slow request warning."),
 
-    flag("force-new-cluster", Bool, "false", Unsafe, Refused(&[], "it is not supported yet"), "Turn this member into a new one-member cluster."),
+    flag("force-new-cluster", Bool, "false", Unsafe, Effective, "Turn this member into a new one-member cluster."),
     flag("unsafe-no-fsync", Bool, "false", Unsafe, Refused(&[], "ringd answers nothing that is not on disk"), "Do not wait for the disk."),
     flag("debug", Bool, "false", Unsafe, Effective, "Same as --log-level debug."),
     flag("log-package-levels", Text, "", Unsafe, NoEffect("there are no per-package levels"), "Log level per package."),

@@ -1,5 +1,6 @@
 //! What etcd 3.4.23 answered to the same flags and variables, and what ringd adds.
 
+use super::url::Place;
 use super::*;
 
 fn parse(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -42,14 +43,18 @@ fn the_table_keeps_its_promises() {
     go_flags::command().debug_assert();
 }
 
+fn tcp(address: &str) -> Place {
+    Place::Tcp(address.parse().unwrap())
+}
+
 #[test]
 fn no_flags_give_etcds_defaults() {
     let config = good(&[]);
     assert_eq!(config.name, "default");
     assert_eq!(config.data_dir, PathBuf::from("default.etcd"));
     assert_eq!(config.wal_dir, None);
-    assert_eq!(config.listen_client_addresses, ["127.0.0.1:2379".parse().unwrap()]);
-    assert_eq!(config.listen_peer_addresses, ["127.0.0.1:2380".parse().unwrap()]);
+    assert_eq!(config.listen_client_addresses, [tcp("127.0.0.1:2379")]);
+    assert_eq!(config.listen_peer_addresses, [tcp("127.0.0.1:2380")]);
     assert_eq!(url::join(&config.advertise_client_urls), "http://localhost:2379");
     assert_eq!(config.initial_cluster_text(), "default=http://localhost:2380");
     assert_eq!(config.initial_cluster_state, ClusterState::New);
@@ -78,12 +83,10 @@ fn every_form_of_a_flag_is_read() {
     assert_eq!(good(&["--wal-dir", "/w"]).wal_dir, Some(PathBuf::from("/w")));
     let urls = "http://127.0.0.1:3, http://[::1]:4,http://localhost:3";
     let config = good(&["--listen-client-urls", urls, "--advertise-client-urls", "https://h:1"]);
-    assert_eq!(
-        config.listen_client_addresses,
-        ["127.0.0.1:3".parse().unwrap(), "[::1]:4".parse().unwrap()],
-        "localhost:3 is 127.0.0.1:3"
-    );
+    assert_eq!(config.listen_client_addresses, [tcp("127.0.0.1:3"), tcp("[::1]:4")], "localhost:3 is 127.0.0.1:3");
     assert_eq!(url::join(&config.advertise_client_urls), "https://h:1");
+    let config = good(&["--listen-peer-urls", "unix://m0:7"]);
+    assert_eq!(config.listen_peer_addresses, [Place::Unix(PathBuf::from("m0:7"))]);
 }
 
 #[test]
@@ -171,8 +174,8 @@ fn contradictions_get_etcds_message_and_1() {
             "--listen-peer-urls has https://127.0.0.1:1, but TLS listeners are not supported yet",
         ),
         (
-            &["--listen-peer-urls", "unix://localhost:1"],
-            "--listen-peer-urls has unix://localhost:1, but Unix sockets are not supported yet",
+            &["--listen-peer-urls", "unixs://localhost:1"],
+            "--listen-peer-urls has unixs://localhost:1, but TLS listeners are not supported yet",
         ),
         (&["--listen-peer-urls", ""], "--listen-peer-urls must name at least one URL"),
         (&["--name", ""], "--name must not be empty"),
@@ -243,7 +246,6 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
         ["--client-cert-auth"],
         ["--discovery=http://x"],
         ["--proxy=on"],
-        ["--force-new-cluster"],
         ["--unsafe-no-fsync"],
         ["--config-file=x"],
         ["--log-outputs=/var/log/x"],

@@ -8,6 +8,25 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Where a socket listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A file. `unix://HOST:PORT` is a file named `HOST:PORT` in the working directory, as in etcd.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "tcp {address}"),
+            Self::Unix(path) => write!(f, "unix {}", path.display()),
+        }
+    }
+}
 
 /// What may stand before `://`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,10 +131,38 @@ impl Url {
     ///
     /// # Errors
     /// etcd's text: names cannot be listened on, and a port has 16 bits.
-    pub fn bind_address(&self) -> Result<SocketAddr, String> {
+    pub fn bind_place(&self) -> Result<Place, String> {
+        if let Some(path) = self.socket_path() {
+            return Ok(Place::Unix(path));
+        }
         let ip = self.address().ok_or_else(|| format!("expected IP in URL for binding ({self})"))?;
         let port = self.port().ok_or_else(|| format!("listen tcp: address {}: invalid port", self.port))?;
-        Ok(SocketAddr::new(ip, port))
+        Ok(Place::Tcp(SocketAddr::new(ip, port)))
+    }
+
+    /// The socket file of a `unix` URL.
+    #[must_use]
+    pub fn socket_path(&self) -> Option<PathBuf> {
+        (self.scheme == Scheme::Unix).then(|| PathBuf::from(self.host_port()))
+    }
+
+    /// `host:port` as it stands in the URL, for a `Host` header.
+    #[must_use]
+    pub fn host_port(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    /// Whether two lists name the same places, in any order.
+    #[must_use]
+    pub fn are_same_places(one: &[Self], other: &[Self]) -> bool {
+        let within = |these: &[Self], those: &[Self]| {
+            these.iter().all(|url| those.iter().any(|candidate| candidate.is_same_place(url)))
+        };
+        one.len() == other.len() && within(one, other) && within(other, one)
     }
 
     /// Whether two URLs name one place, `localhost` being 127.0.0.1.
@@ -128,7 +175,9 @@ impl Url {
         same_host && self.scheme == other.scheme && self.port == other.port
     }
 
-    fn address(&self) -> Option<IpAddr> {
+    /// The host if it is an address; `localhost` is 127.0.0.1.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
         if self.host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { self.host.parse().ok() }
     }
 }

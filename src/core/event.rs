@@ -11,7 +11,7 @@ use ringd_storage::payload::{AuthWrite, KeyWrite};
 use super::auth::{AuthDone, AuthRefusal};
 use super::membership::{MemberChange, MemberRefusal};
 use super::replica::{Append, PeerMessage, ReadyNumber};
-use super::store::{Event, Fired, StoreError};
+use super::store::{Event, Fired, StoreError, WatcherId};
 
 /// Names a waiting client. The core carries it and never looks inside; the shell finds the connection by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,8 +29,40 @@ pub struct ClientToken {
 pub enum Input<'a> {
     /// One heartbeat interval has passed.
     Tick,
-    /// A message from another member.
+    /// A message from another member. A `MsgSnapshot` comes only when the file it names is verified, durable and
+    /// renamed into this member's `snap/`.
     Peer(PeerMessage),
+    /// Messages to this member cannot be delivered for now: the leader goes back to probing it.
+    PeerUnreachable {
+        /// Which.
+        member: MemberId,
+    },
+    /// A connection to this member was made and its handshake told how it stands ([`super::node::Node::standing`]
+    /// there). Only members that may have forgotten something ask for it; others ignore it.
+    PeerStanding {
+        /// Which.
+        member: MemberId,
+        /// What it said.
+        standing: Standing,
+    },
+    /// The stream of the snapshot that a `MsgSnapshot` in [`Effects::messages`] named has ended.
+    SnapshotSent {
+        /// The follower.
+        to: MemberId,
+        /// It has the file, durable, and got the message.
+        ok: bool,
+    },
+    /// This node is about to stop: hand leadership to whoever is furthest. [`Notice::NotLeading`] tells when it is
+    /// done; it comes at once when there is nothing to hand over.
+    TransferLeadership,
+    /// A sync has been under way for so long and has not ended. Reported about once per heartbeat interval while it
+    /// lasts; beyond a threshold a leader with other voters hands its leadership over.
+    DiskStalled {
+        /// Since when.
+        for_ms: u64,
+    },
+    /// What [`Notice::NoteObsolete`] asked for is done, durably: this member may vote again.
+    NoteCleared,
     /// A client's write. Answered once, with its own token.
     Propose {
         /// Who waits.
@@ -111,6 +143,51 @@ pub struct Answer {
     pub outcome: Outcome,
 }
 
+/// What one member tells another in the handshake of a connection, so that a member that may have forgotten what it
+/// once acknowledged (an empty disk, a cut tail) neither votes nor campaigns before it can do no harm.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// The last entry of its log.
+    pub last_index: RaftIndex,
+    /// That entry's term.
+    pub last_term: Term,
+    /// Its log holds more than the entries a cluster begins with.
+    pub past_bootstrap: bool,
+    /// The voters as of the last change it has applied; none before it knows any.
+    pub voters: Vec<MemberId>,
+    /// It knows a name of the member it talks to: that one has run before. A member with a new, empty log that hears
+    /// this has lost its disk and must stop, as in etcd ("member ... has already been bootstrapped").
+    pub knows_you: bool,
+    /// The member it talks to was removed for good: that one must stop, too.
+    pub removed_you: bool,
+}
+
+/// A snapshot that raft has accepted and the WAL durably names: its file's items are the new state.
+///
+/// The order on disk: file durable under its name, then one frame with the marker that replaces the log and the hard
+/// state, then its sync, then this. A crash before the sync recovers the old state, one after it the new.
+///
+/// The shell reads the file in slices between turns: [`super::node::Node::install_items`] for each run of items,
+/// [`super::node::Node::install_done`] after the last one. Until then reads are answered from the old state and entries
+/// are logged and acknowledged, but not applied. A newer install (another `Some`) replaces one under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Install {
+    /// The last entry the snapshot covers.
+    pub index: RaftIndex,
+    /// Its term.
+    pub term: Term,
+}
+
+/// A watcher whose events are lost: an installed snapshot jumped past what history still holds. Its connection ends
+/// the answer as for a watcher that is too slow; a client that asks again with its index gets etcd's 401.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// What the watcher gave when it was parked.
+    pub token: u64,
+    /// The watcher; it is no longer parked.
+    pub watcher: WatcherId,
+}
+
 /// A moment worth a log line or a metric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -130,8 +207,28 @@ pub enum Notice {
     Published,
     /// The cluster agreed on an API level.
     ClusterVersion(String),
-    /// A member joined, changed or left.
+    /// A member joined, changed, was promoted or left: look at [`super::node::Node::members`] and
+    /// [`super::node::Node::is_learner`].
     MembershipChanged,
+    /// This member was removed for good by an applied change: tell the operator and stop soon, not at once, so that
+    /// the others learn of the commit.
+    Removed,
+    /// This node does not lead (any more): a stop that asked for [`Input::TransferLeadership`] may go on.
+    NotLeading,
+    /// This leader hands its leadership over because its disk stalls.
+    HandingOver {
+        /// To whom.
+        to: MemberId,
+        /// How long the sync has lasted.
+        stalled_ms: u64,
+    },
+    /// What the on-disk note (`tail-cut`) warned of is past: remove it durably, then report [`Input::NoteCleared`].
+    NoteObsolete,
+    /// A snapshot from the leader is the state now: older snapshots and segments may go.
+    Installed {
+        /// The last entry it covers.
+        index: RaftIndex,
+    },
     /// A snapshot begins at this entry.
     SnapshotBegins {
         /// The last entry it will cover.
@@ -156,7 +253,9 @@ pub struct SnapshotDone {
 
 /// What one [`super::node::Node::poll`] wants done, in the order of the fields.
 ///
-/// 1. `messages` leave at once: a leader's appends travel while its own disk works (raft thesis, section 10.2.1).
+/// 1. `messages` leave at once: a leader's appends travel while its own disk works (raft thesis, section 10.2.1). A
+///    `MsgSnapshot` has no data: the shell streams the file of its (term, index) from `snap/` and reports
+///    [`Input::SnapshotSent`].
 /// 2. `appends` reach the WAL in order; those that say so need a sync before `Persisted` may be reported.
 /// 3. `answers`, `fired` and `reads_ready` go to clients: what they tell is already durable on a quorum.
 #[derive(Default)]
@@ -177,6 +276,10 @@ pub struct Effects {
     pub notices: Vec<Notice>,
     /// A capture began: call [`super::node::Node::capture_slice`] until it yields this struct's meta.
     pub snapshot_begun: bool,
+    /// Load this snapshot's items; see [`Install`].
+    pub install: Option<Install>,
+    /// Watchers whose events are lost.
+    pub ended: Vec<Ended>,
     /// The node cannot go on; stop the process with this message.
     pub fatal: Option<String>,
 }
@@ -192,6 +295,8 @@ impl Effects {
         self.reads_failed.clear();
         self.notices.clear();
         self.snapshot_begun = false;
+        self.install = None;
+        self.ended.clear();
         self.fatal = None;
     }
 }

@@ -14,10 +14,11 @@ use ringd_storage::ids::{RaftIndex, Term, UnixNanos};
 use ringd_storage::payload::{Command, MemberRecord, Proposal, ProposalId};
 
 use super::auth::Auth;
+use super::entries::{ChangeAction, ConfChangeEntry};
 use super::event::{Answer, Effects, Notice, Outcome};
-use super::membership::{Member, MemberChange, Membership};
+use super::membership::{Member, MemberChange, MemberRefusal, Membership};
 use super::proposals::Proposals;
-use super::replica::{ConfChangeEntry, Replica};
+use super::replica::Replica;
 use super::store::Store;
 
 /// State as of the last applied entry.
@@ -38,6 +39,8 @@ pub struct Machine {
     pub proposals: Proposals,
     /// An `Expire` of ours was applied, and says whether more nodes were due at its time.
     pub expired: Option<MoreDue>,
+    /// A proposal that this member made since its start was applied.
+    pub own_was_applied: bool,
 }
 
 /// What an applied `Expire` left over.
@@ -108,6 +111,7 @@ impl Machine {
                 Some(Outcome::Members(verdict))
             }
         };
+        self.own_was_applied |= self.proposals.is_own(proposal.id);
         if let (Some(token), Some(outcome)) = (self.proposals.applied(proposal.id), outcome) {
             effects.answers.push(Answer { token, outcome });
         }
@@ -126,29 +130,42 @@ impl Machine {
             [] => None,
             bytes => Some(codec::decode::<MemberRecord<'_>>(bytes).map_err(|error| error.to_string())?),
         };
-        // The entries a cluster begins with name nobody who waits, and are beyond question.
+        // The entries a cluster begins with, and a promotion by the leader, name nobody who waits.
         let waiter = match entry.context.as_ref() {
             [] => None,
             bytes => Some(codec::decode::<ProposalId>(bytes).map_err(|error| error.to_string())?),
         };
-        let verdict = match (&record, waiter) {
+        let mut verdict = match (&record, waiter) {
+            (None, None) if change.action == ChangeAction::Voter && self.members.get(change.member).is_none() => {
+                Err(MemberRefusal::IdNotFound)
+            }
             (_, None) => Ok(()),
-            (_, Some(_)) if change.removes => self.members.validate(&MemberChange::Remove(change.member)),
+            (_, Some(_)) if change.action == ChangeAction::Remove => {
+                self.members.validate(&MemberChange::Remove(change.member))
+            }
             (Some(record), Some(_)) => self.members.validate(&MemberChange::Add(Member::from(record.clone()))),
             (None, Some(_)) => Ok(()),
         };
-        // What is refused never reaches raft's configuration: etcd applies it as a change of nobody.
+        // What is refused never reaches raft's configuration: etcd applies it as a change of nobody. What raft refuses
+        // (the last voter cannot leave) is refused by every member alike.
+        if verdict.is_ok() && replica.apply_conf_change(&change).is_err() {
+            verdict = Err(MemberRefusal::NotEnoughStarted);
+        }
         if verdict.is_ok() {
-            replica.apply_conf_change(&change)?;
-            if change.removes {
+            if change.action == ChangeAction::Remove {
                 self.members.remove(change.member);
-                // etcd deletes the member's node and makes one that remembers the id.
+                // etcd deletes the member's node and makes one that remembers the id, which takes two indexes.
                 self.store.bump(UnixNanos::ZERO);
+                self.store.bump(UnixNanos::ZERO);
+                if change.member == self.proposals.origin() {
+                    effects.notices.push(Notice::Removed);
+                }
             } else if let Some(record) = record {
                 self.members.put(Member::from(record));
+                // etcd keeps members in the same store as keys, so a new one takes an index there; a promotion, which
+                // etcd's v2 API does not know, takes none.
+                self.store.bump(UnixNanos::ZERO);
             }
-            // etcd keeps members in the same store as keys, so each change takes an index there.
-            self.store.bump(UnixNanos::ZERO);
             effects.notices.push(Notice::MembershipChanged);
         }
         if let Some(id) = waiter {

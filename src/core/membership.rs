@@ -11,7 +11,7 @@ use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term};
 use ringd_storage::payload::MemberRecord;
 use sha1::{Digest, Sha1};
 
-use super::replica;
+use super::entries::{Append, ChangeAction, change_entry, first_append};
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,13 +80,16 @@ fn first_8_bytes(hash: Sha1) -> u64 {
     u64::from_be_bytes(digest[..8].try_into().expect("SHA-1 has 20 bytes"))
 }
 
+/// The term of the entries a cluster begins with; every election leads to a later one.
+pub const BOOTSTRAP_TERM: Term = Term::new(1);
+
 /// The log a new cluster begins with: one entry per initial member, in id order, committed in term 1. Every member
 /// writes the same, so no election is needed to agree on it (etcd bootstraps in the same way).
 ///
 /// # Panics
 /// Without any member.
 #[must_use]
-pub fn bootstrap_log(members: &[Member]) -> replica::Append {
+pub fn bootstrap_log(members: &[Member]) -> Append {
     assert!(!members.is_empty(), "a cluster has at least one member");
     let mut sorted: Vec<&Member> = members.iter().collect();
     sorted.sort_unstable_by_key(|member| member.id);
@@ -99,9 +102,9 @@ pub fn bootstrap_log(members: &[Member]) -> replica::Append {
         // of knowing which configured member has not started yet.
         let unstarted = Member { name: String::new(), client_urls: Vec::new(), ..member.clone() };
         codec::encode_into(&unstarted.record(), &mut context);
-        entries.push(replica::add_voter_entry(index, Term::new(1), member.id, context));
+        entries.push(change_entry(index, BOOTSTRAP_TERM, member.id, ChangeAction::Voter, context));
     }
-    replica::bootstrap_append(entries, index)
+    first_append(entries, BOOTSTRAP_TERM, index)
 }
 
 /// A change of membership that a client asks for.
@@ -177,6 +180,12 @@ impl Membership {
     /// The members that were removed, by id.
     pub fn removed(&self) -> impl Iterator<Item = MemberId> {
         self.removed.iter().copied()
+    }
+
+    /// Whether a member was removed for good.
+    #[must_use]
+    pub fn is_removed(&self, id: MemberId) -> bool {
+        self.removed.contains(&id)
     }
 
     /// What a snapshot tells of a removed member.

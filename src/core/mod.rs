@@ -3,7 +3,12 @@
 //! Inputs go into [`node::Node`], effects come out; the same node runs under an executor and under a simulator.
 
 pub mod auth;
+pub mod entries;
 pub mod event;
+pub mod forced;
+pub mod gate;
+pub mod handover;
+pub mod install;
 pub mod machine;
 pub mod membership;
 pub mod node;

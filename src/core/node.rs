@@ -14,16 +14,21 @@ use ringd_storage::payload::{Command, ItemClass, MemberRecord};
 use ringd_storage::snapshot::push_item;
 
 use super::auth::Auth;
-use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
+use super::event::{
+    Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome, ProposalFailure, SnapshotDone, Standing,
+};
+use super::gate::{Gate, Verdict};
+use super::handover::Handover;
+use super::install::{State, StateLoader};
 use super::machine::{Machine, MoreDue};
-use super::membership::{Member, MemberChange, Membership};
+use super::membership::{BOOTSTRAP_TERM, Member, MemberChange, Membership};
 use super::proposals::Proposals;
 use super::raft_log::RaftLog;
 use super::reads::Reads;
 use super::reconfig::Reconfig;
-use super::replica::{Append, Replica, ReplicaStart};
+use super::replica::{Append, Replica, ReplicaStart, VoteFloor};
 use super::status::RaftStatus;
-use super::store::Store;
+use super::store::{Fired, Store, StoreOptions};
 
 /// Nodes that one `Expire` entry may remove: bounds one apply to well under a millisecond.
 const EXPIRE_BATCH: u32 = 1000;
@@ -69,14 +74,16 @@ pub struct NodeStart {
     pub applied: RaftIndex,
     /// Its term.
     pub applied_term: Term,
-    /// The store as of the snapshot.
-    pub store: Store,
-    /// The members as of the snapshot.
-    pub members: Membership,
-    /// Users and roles as of the snapshot.
-    pub auth: Auth,
+    /// The state as of the snapshot.
+    pub state: State,
+    /// How a store that a leader's snapshot brings is made.
+    pub store_options: StoreOptions,
     /// The clock at this start.
     pub now: UnixNanos,
+    /// This member may have forgotten what it once acknowledged: its tail was cut (`Recovered::must_catch_up`), or its
+    /// log was only now begun in an empty directory while the cluster has other voters. It neither votes nor campaigns
+    /// until [`Notice::NoteObsolete`]. A cluster of one voter has nobody to ask and says false.
+    pub may_have_forgotten: bool,
 }
 
 /// A bookkeeping proposal of this node that has not been seen applied. It may be lost with a leader or to a timeout.
@@ -91,6 +98,22 @@ struct Capture {
     done: SnapshotDone,
     /// Items of other rooms than the store, written with the first slice.
     head: Vec<u8>,
+    /// The captured store was replaced by a leader's snapshot meanwhile: it is `Node::retired`.
+    of_retired: bool,
+}
+
+/// A leader's snapshot on its way to become the state.
+struct Loading {
+    install: Install,
+    loader: StateLoader,
+}
+
+/// What a swap of stores owes, until the next poll.
+#[derive(Default)]
+struct Owed {
+    fired: Vec<Fired>,
+    ended: Vec<Ended>,
+    notices: Vec<Notice>,
 }
 
 /// A member of the cluster.
@@ -114,6 +137,16 @@ pub struct Node {
     capture: Option<Capture>,
     snapshot_in_flight: Option<SnapshotDone>,
     compact_to: Option<RaftIndex>,
+    store_options: StoreOptions,
+    loading: Option<Loading>,
+    /// The store that a snapshot replaced, on its way out.
+    retired: Option<Store>,
+    owed: Owed,
+    /// Until it is sure that nothing acknowledged was forgotten.
+    gate: Option<Gate>,
+    note_is_obsolete: bool,
+    rejoin_pending: Option<Pending>,
+    handover: Handover,
 }
 
 impl Node {
@@ -122,7 +155,7 @@ impl Node {
     /// # Errors
     /// raft-rs' message when the recovered state contradicts itself.
     pub fn new(config: NodeConfig, start: NodeStart) -> Result<Self, String> {
-        let replica = Replica::new(ReplicaStart {
+        let mut replica = Replica::new(ReplicaStart {
             id: config.id,
             election_ticks: config.election_ticks,
             seed: config.seed,
@@ -130,19 +163,28 @@ impl Node {
             log: start.log,
         })?;
         let proposals = Proposals::new(config.id, start.now);
+        let gate = start.may_have_forgotten.then(Gate::default);
+        if gate.is_some() {
+            replica.set_vote_floor(Some(VoteFloor::Nobody));
+        }
+        let mut owed = Owed::default();
+        if start.state.members.is_removed(config.id) {
+            owed.notices.push(Notice::Removed);
+        }
         Ok(Self {
             replica,
             machine: Machine {
-                store: start.store,
-                members: start.members,
-                auth: start.auth,
+                store: start.state.store,
+                members: start.state.members,
+                auth: start.state.auth,
                 changed: None,
                 applied: start.applied,
                 applied_term: start.applied_term,
                 proposals,
                 expired: None,
+                own_was_applied: false,
             },
-            reads: Reads::default(),
+            reads: Reads::new(config.id, start.now),
             reconfig: Reconfig::default(),
             tick: 0,
             room: true,
@@ -158,6 +200,14 @@ impl Node {
             capture: None,
             snapshot_in_flight: None,
             compact_to: None,
+            store_options: start.store_options,
+            loading: None,
+            retired: None,
+            owed,
+            gate,
+            note_is_obsolete: false,
+            rejoin_pending: None,
+            handover: Handover::default(),
             config,
         })
     }
@@ -170,6 +220,7 @@ impl Node {
                 self.replica.tick();
                 self.give_up_on_the_late();
                 self.propose_expiry(now);
+                self.reconfig.promote(&mut self.replica);
             }
             Input::Peer(message) => self.replica.step(message),
             Input::Propose { token, write } => self.propose(token, Command::Keys(write), now),
@@ -180,6 +231,10 @@ impl Node {
             Input::SnapshotStored { index } => {
                 let done = self.snapshot_in_flight.take().expect("a stored snapshot was in flight");
                 assert_eq!(done.index, index, "the stored snapshot is the one in flight");
+                if index < self.snapshot_index {
+                    // A leader's snapshot came in between.
+                    return;
+                }
                 self.snapshot_index = index;
                 self.replica.set_snapshot(&done);
                 let keep = self.config.catch_up_entries;
@@ -192,17 +247,35 @@ impl Node {
             }
             Input::Room { available } => self.room = available,
             Input::Campaign => self.replica.campaign(),
+            Input::PeerUnreachable { member } => self.replica.unreachable(member),
+            Input::SnapshotSent { to, ok } => self.replica.snapshot_sent(to, ok),
+            Input::PeerStanding { member, standing } => {
+                if let Some(gate) = &mut self.gate {
+                    gate.hear(member, standing);
+                }
+            }
+            Input::TransferLeadership => self.handover.stop(self.tick),
+            Input::DiskStalled { for_ms } => self.handover.disk_stalled(for_ms),
+            Input::NoteCleared => {
+                self.gate = None;
+                self.replica.set_vote_floor(None);
+            }
         }
     }
 
     /// Carries out everything that is due and says what the shell must do.
     pub fn poll(&mut self, now: UnixNanos, effects: &mut Effects) {
         effects.answers.append(&mut self.early_answers);
+        effects.fired.append(&mut self.owed.fired);
+        effects.ended.append(&mut self.owed.ended);
+        effects.notices.append(&mut self.owed.notices);
         self.announce(now);
         loop {
             self.flush_proposals(effects);
             self.advance_reconfig(effects);
-            if let Some(context) = self.reads.begin_round(self.tick) {
+            if self.has_leader()
+                && let Some(context) = self.reads.begin_round(self.tick)
+            {
                 self.replica.read_index(context);
             }
             let pumped =
@@ -231,7 +304,12 @@ impl Node {
                 break;
             }
         }
+        if let Some(install) = effects.install {
+            self.loading = Some(Loading { install, loader: StateLoader::new(&self.store_options) });
+        }
         self.reads.applied(self.machine.applied, &mut effects.reads_ready);
+        self.update_gate(effects);
+        self.handover.advance(&mut self.replica, self.tick, self.config.election_ticks as u64, &mut effects.notices);
         self.notice_changes(effects);
         self.consider_snapshot(effects);
         if let Some(target) = self.compact_to
@@ -344,6 +422,11 @@ impl Node {
             self.publish_pending = Some(self.pending());
             self.machine.proposals.queue(None, Command::Publish(announced.record()), now, self.tick);
         }
+        if self.gate.is_some() && !self.note_is_obsolete && !self.is_pending(self.rejoin_pending) {
+            // Changes nothing; that it was applied proves that everything acknowledged earlier is here again.
+            self.rejoin_pending = Some(self.pending());
+            self.machine.proposals.queue(None, Command::Expire { limit: 0 }, now, self.tick);
+        }
         let version = self.config.cluster_version;
         if self.replica.is_leader()
             && self.machine.store.cluster_version() != version
@@ -385,9 +468,27 @@ impl Node {
         }
     }
 
+    fn update_gate(&mut self, effects: &mut Effects) {
+        let Some(gate) = self.gate.as_mut().filter(|_| !self.note_is_obsolete) else { return };
+        if self.machine.own_was_applied {
+            gate.prove();
+        }
+        let position = self.replica.position();
+        let voters = self.replica.configuration().0;
+        match gate.verdict(self.config.id, position, position.0 <= BOOTSTRAP_TERM, &voters) {
+            Verdict::Open => {
+                self.note_is_obsolete = true;
+                effects.notices.push(Notice::NoteObsolete);
+            }
+            Verdict::Closed(floor) => self.replica.set_vote_floor(Some(floor)),
+        }
+    }
+
     fn consider_snapshot(&mut self, effects: &mut Effects) {
-        let due = self.machine.applied.steps_since(self.snapshot_index) >= self.config.snapshot_entries.max(1);
-        if due && self.capture.is_none() && self.snapshot_in_flight.is_none() {
+        let new_entries = self.machine.applied.steps_since(self.snapshot_index.min(self.machine.applied));
+        let missed = self.replica.take_snapshot_missed() && new_entries > 0;
+        let due = missed || new_entries >= self.config.snapshot_entries.max(1);
+        if due && self.loading.is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
             self.force_snapshot(effects);
         }
     }
@@ -421,6 +522,7 @@ impl Node {
                 etcd_index: self.machine.store.index(),
             },
             head,
+            of_retired: false,
         });
         effects.snapshot_begun = true;
         effects.notices.push(Notice::SnapshotBegins { index });
@@ -431,7 +533,11 @@ impl Node {
     pub fn capture_slice(&mut self, out: &mut Vec<u8>, budget_bytes: usize) -> Option<SnapshotDone> {
         let capture = self.capture.as_mut()?;
         out.append(&mut capture.head);
-        if self.machine.store.capture_slice(out, budget_bytes) {
+        let store = match &mut self.retired {
+            Some(retired) if capture.of_retired => retired,
+            _ => &mut self.machine.store,
+        };
+        if store.capture_slice(out, budget_bytes) {
             return None;
         }
         let done = self.capture.take()?.done;
@@ -443,6 +549,88 @@ impl Node {
     #[must_use]
     pub fn capturing(&self) -> bool {
         self.capture.is_some()
+    }
+
+    /// Takes the next item of a snapshot that [`Effects::install`] named, in the file's order. False when that install
+    /// is no longer the current one: stop reading.
+    ///
+    /// # Errors
+    /// A sentence when the item is damaged or out of order: the node must stop.
+    pub fn install_item(&mut self, install: Install, key: &[u8], value: &[u8]) -> Result<bool, String> {
+        let Some(loading) = self.loading.as_mut().filter(|loading| loading.install == install) else {
+            return Ok(false);
+        };
+        loading.loader.item(key, value)?;
+        Ok(true)
+    }
+
+    /// All items were taken: the loaded state is the node's now. A [`Node::poll`] must follow, which tells the watchers
+    /// and applies what was committed meanwhile. False as in [`Node::install_item`].
+    ///
+    /// # Errors
+    /// A sentence when the items are not a whole state: the node must stop.
+    pub fn install_done(&mut self, install: Install) -> Result<bool, String> {
+        let Some(Loading { loader, .. }) = self.loading.take_if(|loading| loading.install == install) else {
+            return Ok(false);
+        };
+        let State { store, members, auth } = loader.finish()?;
+        let mut old = std::mem::replace(&mut self.machine.store, store);
+        let mut ended = Vec::new();
+        self.machine.store.succeed(&mut old, &mut self.owed.fired, &mut ended);
+        self.owed.ended.extend(ended.into_iter().map(|(token, watcher)| Ended { token, watcher }));
+        if let Some(capture) = self.capture.as_mut().filter(|capture| !capture.of_retired) {
+            capture.of_retired = true;
+            self.retired = Some(old);
+        } else if self.retired.is_none() {
+            self.retired = Some(old);
+        }
+        self.machine.members = members;
+        self.machine.auth = auth;
+        self.machine.applied = install.index;
+        self.machine.applied_term = install.term;
+        self.snapshot_index = install.index;
+        self.compact_to = None;
+        self.replica.installed();
+        self.owed.notices.push(Notice::Installed { index: install.index });
+        self.owed.notices.push(Notice::MembershipChanged);
+        if self.machine.members.is_removed(self.config.id) {
+            self.owed.notices.push(Notice::Removed);
+        }
+        Ok(true)
+    }
+
+    /// Frees a part (about 100 µs) of the store that a snapshot has replaced; false when nothing is left of it. Call it
+    /// between turns after [`Node::install_done`].
+    pub fn discard_slice(&mut self) -> bool {
+        if self.capture.as_ref().is_some_and(|capture| capture.of_retired) {
+            // It is still being written; the capture's own slices go on.
+            return true;
+        }
+        let more = self.retired.as_mut().is_some_and(Store::drop_slice);
+        if !more {
+            self.retired = None;
+        }
+        more
+    }
+
+    /// Whether a leader's snapshot is being loaded.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    /// What to tell `peer` in a handshake.
+    #[must_use]
+    pub fn standing(&self, peer: MemberId) -> Standing {
+        let (last_term, last_index) = self.replica.position();
+        Standing {
+            last_index,
+            last_term,
+            past_bootstrap: last_term > BOOTSTRAP_TERM,
+            voters: self.replica.configuration().0,
+            knows_you: self.machine.members.get(peer).is_some_and(|member| !member.name.is_empty()),
+            removed_you: self.machine.members.is_removed(peer),
+        }
     }
 
     /// What a clean stop still writes, unsynced entries aside.
@@ -520,6 +708,24 @@ impl Node {
     #[must_use]
     pub fn has_leader(&self) -> bool {
         self.replica.leader() != MemberId::default()
+    }
+
+    /// Whether this member neither votes nor campaigns freely, because it may have forgotten something.
+    #[must_use]
+    pub fn may_have_forgotten(&self) -> bool {
+        self.gate.is_some()
+    }
+
+    /// Voters and learners as of the last applied change.
+    #[must_use]
+    pub fn configuration(&self) -> (Vec<MemberId>, Vec<MemberId>) {
+        self.replica.configuration()
+    }
+
+    /// Whether a member has a vote.
+    #[must_use]
+    pub fn is_voter(&self, member: MemberId) -> bool {
+        self.replica.configuration().0.contains(&member)
     }
 
     /// Whether this node has no vote.

@@ -9,11 +9,12 @@ use ringd_storage::payload::{AuthWrite, ItemClass, KeyWrite, UserChange, WriteMe
 
 use super::auth::{Auth, AuthDone, AuthRefusal};
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
-use super::membership::{Member, MemberChange, MemberRefusal, Membership, bootstrap_log};
+use super::install::State;
+use super::membership::{Member, MemberChange, MemberRefusal, bootstrap_log};
 use super::node::{Node, NodeConfig, NodeStart};
 use super::raft_log::RaftLog;
 use super::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
-use super::store::{Loader, Store, StoreOptions};
+use super::store::{Loader, StoreOptions};
 use ringd_storage::record::{Entry, HardState, Record};
 
 const MILLI: u64 = 1_000_000;
@@ -88,10 +89,10 @@ fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
         log,
         applied: RaftIndex::ZERO,
         applied_term: Term::ZERO,
-        store: Store::new(&StoreOptions::default()),
-        members: Membership::default(),
-        auth: Auth::default(),
+        state: State::empty(&StoreOptions::default()),
+        store_options: StoreOptions::default(),
         now,
+        may_have_forgotten: false,
     };
     Node::new(config, start).unwrap()
 }

@@ -30,6 +30,8 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Proposals {
     origin: MemberId,
+    /// The first sequence number of this start.
+    start_seq: u64,
     /// The sequence number of the window's first place.
     first_seq: u64,
     window: VecDeque<Option<Waiter>>,
@@ -46,6 +48,7 @@ impl Proposals {
     pub fn new(origin: MemberId, start: UnixNanos) -> Self {
         Self {
             origin,
+            start_seq: start.get(),
             first_seq: start.get(),
             window: VecDeque::new(),
             outstanding: 0,
@@ -54,6 +57,18 @@ impl Proposals {
             queued: Vec::new(),
             queued_from_seq: start.get(),
         }
+    }
+
+    /// The member that proposes here.
+    #[must_use]
+    pub const fn origin(&self) -> MemberId {
+        self.origin
+    }
+
+    /// Whether this member made a proposal since its start.
+    #[must_use]
+    pub fn is_own(&self, id: ProposalId) -> bool {
+        id.origin == self.origin && id.seq >= self.start_seq
     }
 
     fn next_seq(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! 2. The hot path never reads the disk: what a follower may still need is here, what is not here needs a snapshot.
 //! 3. Nothing here says what is durable; [`super::replica`] counts that.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
@@ -34,6 +35,8 @@ pub struct RaftLog {
     entries: VecDeque<Entry>,
     /// The newest snapshot on disk, for followers that are too far behind.
     snapshot: Option<Snapshot>,
+    /// A follower needed a snapshot and there was none.
+    snapshot_missed: Cell<bool>,
 }
 
 impl RaftLog {
@@ -52,7 +55,15 @@ impl RaftLog {
         for (place, entry) in entries.iter().enumerate() {
             assert_eq!(entry.index, base_index + 1 + place as u64, "gap in the recovered raft log");
         }
-        Self { hard_state, conf_state, base_index, base_term, entries: entries.into(), snapshot: None }
+        Self {
+            hard_state,
+            conf_state,
+            base_index,
+            base_term,
+            entries: entries.into(),
+            snapshot: None,
+            snapshot_missed: Cell::new(false),
+        }
     }
 
     /// A log from what storage recovered: the entries after `(base, base_term)`.
@@ -72,7 +83,11 @@ impl RaftLog {
             ..HardState::default()
         };
         let conf_state = conf_state(voters, learners);
-        Self::new(raft_hard_state, conf_state, base.get(), base_term.get(), entries)
+        let mut log = Self::new(raft_hard_state, conf_state.clone(), base.get(), base_term.get(), entries);
+        if base > RaftIndex::ZERO {
+            log.set_snapshot(base.get(), base_term.get(), conf_state);
+        }
+        log
     }
 
     fn last(&self) -> u64 {
@@ -121,8 +136,31 @@ impl RaftLog {
         }
     }
 
-    /// Names the newest snapshot on disk.
+    /// Replaces everything by a snapshot that is on disk.
+    pub fn restore(&mut self, index: u64, term: u64, conf_state: ConfState) {
+        self.entries.clear();
+        self.base_index = index;
+        self.base_term = term;
+        self.conf_state = conf_state.clone();
+        self.set_snapshot(index, term, conf_state);
+    }
+
+    /// The last entry before the window.
+    #[must_use]
+    pub const fn base_index(&self) -> u64 {
+        self.base_index
+    }
+
+    /// Whether a follower has needed a snapshot that there was not, since the last call.
+    pub fn take_snapshot_missed(&self) -> bool {
+        self.snapshot_missed.take()
+    }
+
+    /// Names the newest snapshot on disk; an older one than the known is ignored.
     pub fn set_snapshot(&mut self, index: u64, term: u64, conf_state: ConfState) {
+        if self.snapshot.as_ref().is_some_and(|known| known.get_metadata().index >= index) {
+            return;
+        }
         let mut snapshot = Snapshot::default();
         let meta = snapshot.mut_metadata();
         meta.index = index;
@@ -196,10 +234,18 @@ impl Storage for RaftLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // A member refuses a snapshot that does not know it: one from before it joined is of no use to it.
+        let knows = |snapshot: &Snapshot| {
+            let members = snapshot.get_metadata().get_conf_state();
+            members.voters.contains(&to) || members.learners.contains(&to)
+        };
         match &self.snapshot {
-            Some(snapshot) if snapshot.get_metadata().index >= request_index => Ok(snapshot.clone()),
-            _ => Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable)),
+            Some(snapshot) if snapshot.get_metadata().index >= request_index && knows(snapshot) => Ok(snapshot.clone()),
+            _ => {
+                self.snapshot_missed.set(true);
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use ringd_storage::ids::RaftIndex;
+use ringd_storage::ids::{MemberId, RaftIndex, UnixNanos};
 
 use super::event::ClientToken;
 
@@ -28,6 +28,8 @@ struct Round {
 /// The readers of one node.
 #[derive(Debug, Default)]
 pub struct Reads {
+    /// The leader keeps the rounds of all members by their contexts, so a context names its member.
+    member: MemberId,
     next_id: u64,
     /// Not in a round yet, with the tick they arrived at.
     waiting: Vec<(ClientToken, u64)>,
@@ -37,6 +39,13 @@ pub struct Reads {
 }
 
 impl Reads {
+    /// Rounds are numbered from `start`, the clock of this start, so that a late answer to a round of an earlier run
+    /// confirms nothing: no node begins a round per nanosecond.
+    #[must_use]
+    pub fn new(member: MemberId, start: UnixNanos) -> Self {
+        Self { member, next_id: start.get(), ..Self::default() }
+    }
+
     /// A reader arrived.
     pub fn push(&mut self, token: ClientToken, tick: u64) {
         self.waiting.push((token, tick));
@@ -59,13 +68,15 @@ impl Reads {
         self.next_id += 1;
         let round = self.round.as_mut().expect("set above");
         round.id = self.next_id;
-        Some(round.id.to_le_bytes().to_vec())
+        Some([self.member.get().to_le_bytes(), round.id.to_le_bytes()].concat())
     }
 
     /// A round was confirmed: its readers may be answered once `index` is applied.
     pub fn confirmed(&mut self, context: &[u8], index: RaftIndex) {
-        let Ok(id) = <[u8; 8]>::try_from(context).map(u64::from_le_bytes) else { return };
-        if self.round.as_ref().is_some_and(|round| round.id == id) {
+        let Some((member, id)) = context.split_first_chunk::<8>() else { return };
+        let Ok(id) = <[u8; 8]>::try_from(id).map(u64::from_le_bytes) else { return };
+        let is_own = u64::from_le_bytes(*member) == self.member.get();
+        if is_own && self.round.as_ref().is_some_and(|round| round.id == id) {
             let round = self.round.take().expect("checked");
             self.confirmed.push_back((index, round.readers));
         }

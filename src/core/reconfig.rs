@@ -14,11 +14,14 @@ use ringd_storage::codec;
 use ringd_storage::ids::{MemberId, Term};
 use ringd_storage::payload::{MemberRecord, ProposalId};
 
+use super::entries::{ChangeAction, member_vote};
 use super::event::{Answer, ClientToken, Outcome, ProposalFailure};
 use super::membership::{MemberChange, Membership};
 use super::proposals::Proposals;
-use super::replica::{self, Replica};
+use super::replica::Replica;
 
+/// A learner this close to the leader's last entry has caught up: what is under way during a round trip at full rate.
+const PROMOTION_LAG_MAX: u64 = 1000;
 /// Changes that may wait; beyond it they are refused at once.
 const WAITING_MAX: usize = 64;
 
@@ -93,9 +96,14 @@ impl Reconfig {
                 answers.push(Answer { token, outcome: Outcome::Members(Err(refusal)) });
                 continue;
             }
-            let (id, removes, record) = match &change {
-                MemberChange::Add(member) => (member.id, false, member.record()),
-                MemberChange::Remove(id) => (*id, true, bare_record(*id)),
+            let (id, action, record) = match &change {
+                // etcd lets anybody join a cluster of one with a vote, which costs the quorum until it has started
+                // (conformance case `zz_disposable`). In any other cluster a newcomer first learns what there is.
+                MemberChange::Add(member) if replica.has_other_voters() => {
+                    (member.id, ChangeAction::Learner, member.record())
+                }
+                MemberChange::Add(member) => (member.id, ChangeAction::Voter, member.record()),
+                MemberChange::Remove(id) => (*id, ChangeAction::Remove, bare_record(*id)),
                 MemberChange::Update { .. } => unreachable!("an update is no change of raft's configuration"),
             };
             let mut context = Vec::new();
@@ -103,11 +111,22 @@ impl Reconfig {
             let proposal = proposals.reserve(token, tick);
             let mut waiter = Vec::new();
             codec::encode_into(&proposal, &mut waiter);
-            if replica.propose_change(waiter, replica::voter_change(id, removes, context)).is_ok() {
+            if replica.propose_change(waiter, member_vote(id, action, context)).is_ok() {
                 self.in_flight = Some(InFlight { id: proposal, term: replica.term(), tick });
             } else if let Some(token) = proposals.applied(proposal) {
                 answers.push(Answer { token, outcome: Outcome::Failed(ProposalFailure::NotProposed) });
             }
+        }
+    }
+
+    /// A leader's: gives a learner that has caught up its vote. Called once per tick; if the entry is lost, the next
+    /// leader does the same.
+    pub fn promote(&self, replica: &mut Replica) {
+        if replica.change_is_pending() {
+            return;
+        }
+        if let Some(learner) = replica.caught_up_learner(PROMOTION_LAG_MAX) {
+            let _ = replica.propose_change(Vec::new(), member_vote(learner, ChangeAction::Voter, Vec::new()));
         }
     }
 

@@ -4,30 +4,31 @@
 //! raft-rs and [`super::raft_log`]. Knows nothing of the store: committed entries go to a callback.
 //!
 //! Invariants:
-//! 1. A leader's messages leave before its own sync; a follower's or candidate's only after it (raft thesis, 10.2.1).
+//! 1. A leader's messages leave before its own sync; a follower's or candidate's only after it (raft thesis, 10.2.1),
+//!    but for those that promise nothing: forwarded proposals and reads.
 //! 2. Readies are reported persisted in order, and one that needs a sync only after [`Replica::persisted`] said so.
 //! 3. A hard state that only moves the commit index is never synced by itself: it rides on the next append. Losing it
 //!    costs nothing, because commit is found again from a quorum.
 //! 4. Election timeouts come from the node's seed, not from a thread's random source, so that a run can be replayed.
+//! 5. No message from outside makes raft-rs panic: what would is dropped or made harmless in [`Replica::step`].
+//! 6. An accepted snapshot is the log at once, is reported only when the WAL names it, and nothing after it is applied
+//!    before [`Replica::installed`].
+//! 7. No election begins here while it could do harm ([`Replica::may_campaign`]).
 
 use std::collections::VecDeque;
 
-use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType};
-use raft::{ProgressState, RawNode, StateRole};
+use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
+use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
-use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
 
-use super::event::{Effects, SnapshotDone};
+pub use super::entries::{Append, ConfChangeEntry, MemberVote, ReadyNumber, entry_from_record};
+use super::event::{Effects, Install, SnapshotDone};
 use super::raft_log::{RaftLog, conf_state};
 use super::status::{Progress, RaftStatus};
 
 /// A raft message between members; only the peer codec looks inside.
 pub type PeerMessage = Message;
-
-/// Numbers the readies of one run; appends are durable in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct ReadyNumber(pub u64);
 
 /// One append message carries at most this much: large enough to fill a batch, small enough to resend.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
@@ -37,6 +38,9 @@ const MESSAGES_INFLIGHT_MAX: usize = 256;
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 /// Proposals beyond this many uncommitted bytes are refused: a leader without a quorum must not fill the memory.
 const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+
+/// Membership changes of others that a leader keeps until the one in its log is applied.
+const POSTPONED_MAX: usize = 64;
 
 /// What a replica starts from.
 #[derive(Debug)]
@@ -51,153 +55,6 @@ pub struct ReplicaStart {
     pub applied: RaftIndex,
     /// The log.
     pub log: RaftLog,
-}
-
-/// Records for the WAL: one frame, in one turn.
-#[derive(Debug)]
-pub struct Append {
-    /// Report this number when it is durable.
-    pub ready: ReadyNumber,
-    entries: Vec<Entry>,
-    hard_state: Option<HardState>,
-    /// A sync must cover it before it may be reported.
-    pub must_sync: bool,
-}
-
-impl Append {
-    /// The records, in the order they must have in the WAL: a recovering node reads the entries a hard state commits
-    /// before the hard state.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.entries.iter().map(|entry| Record::Entry(entry_ref(entry))).chain(self.hard_state.as_ref().map(|state| {
-            Record::HardState(StoredHardState {
-                term: Term::new(state.term),
-                vote: MemberId::new(state.vote),
-                commit: RaftIndex::new(state.commit),
-            })
-        }))
-    }
-
-    /// How many entries it holds.
-    #[must_use]
-    pub fn entry_count(&self) -> usize {
-        self.entries.len()
-    }
-}
-
-fn entry_ref(entry: &Entry) -> EntryRef<'_> {
-    EntryRef {
-        term: Term::new(entry.term),
-        index: RaftIndex::new(entry.index),
-        kind: match entry.get_entry_type() {
-            EntryType::EntryNormal => EntryKind::Normal,
-            EntryType::EntryConfChange => EntryKind::ConfChange,
-            EntryType::EntryConfChangeV2 => EntryKind::ConfChangeV2,
-        },
-        data: &entry.data,
-        context: &entry.context,
-    }
-}
-
-/// Turns a recovered entry into raft's form.
-#[must_use]
-pub fn entry_from_record(record: EntryRef<'_>) -> Entry {
-    let mut entry = Entry::default();
-    entry.set_entry_type(match record.kind {
-        EntryKind::Normal => EntryType::EntryNormal,
-        EntryKind::ConfChange => EntryType::EntryConfChange,
-        EntryKind::ConfChangeV2 => EntryType::EntryConfChangeV2,
-    });
-    entry.term = record.term.get();
-    entry.index = record.index.get();
-    entry.data = bytes::Bytes::copy_from_slice(record.data);
-    entry.context = bytes::Bytes::copy_from_slice(record.context);
-    entry
-}
-
-/// A membership change out of an entry.
-#[derive(Debug)]
-pub struct ConfChangeEntry {
-    change: ConfChangeV2,
-    /// Member being added or updated, with [`ringd_storage::payload::MemberRecord`] as context.
-    pub context: bytes::Bytes,
-    /// The member the first change is about.
-    pub member: MemberId,
-    /// It leaves.
-    pub removes: bool,
-}
-
-impl ConfChangeEntry {
-    /// Decodes an entry of either conf-change kind.
-    ///
-    /// # Errors
-    /// The decoder's message when the bytes are not a conf change.
-    pub fn decode(entry: &Entry) -> Result<Self, String> {
-        let change = if entry.get_entry_type() == EntryType::EntryConfChange {
-            let mut one = ConfChange::default();
-            one.merge_from_bytes(&entry.data).map_err(|error| error.to_string())?;
-            raft_proto_v2(one)
-        } else {
-            let mut change = ConfChangeV2::default();
-            change.merge_from_bytes(&entry.data).map_err(|error| error.to_string())?;
-            change
-        };
-        let first = change.changes.first();
-        Ok(Self {
-            context: change.context.clone(),
-            member: MemberId::new(first.map_or(0, |one| one.node_id)),
-            removes: first.is_some_and(|one| one.get_change_type() == raft::eraftpb::ConfChangeType::RemoveNode),
-            change,
-        })
-    }
-}
-
-fn raft_proto_v2(one: ConfChange) -> ConfChangeV2 {
-    let mut single = raft::eraftpb::ConfChangeSingle::default();
-    single.set_change_type(one.get_change_type());
-    single.node_id = one.node_id;
-    let mut change = ConfChangeV2 { context: one.context, ..ConfChangeV2::default() };
-    change.mut_changes().push(single);
-    change
-}
-
-/// The bytes of an entry that adds a voter, for a bootstrap log.
-#[must_use]
-pub fn add_voter_entry(index: RaftIndex, term: Term, member: MemberId, context: Vec<u8>) -> Entry {
-    let mut change = ConfChange::default();
-    change.set_change_type(raft::eraftpb::ConfChangeType::AddNode);
-    change.node_id = member.get();
-    change.context = context.into();
-    let mut entry = Entry::default();
-    entry.set_entry_type(EntryType::EntryConfChange);
-    entry.index = index.get();
-    entry.term = term.get();
-    entry.data = change.write_to_bytes().expect("a conf change always encodes").into();
-    entry
-}
-
-/// The change that one member makes or suffers; `context` is its record.
-#[must_use]
-pub fn voter_change(member: MemberId, removes: bool, context: Vec<u8>) -> VoterChange {
-    let mut change = ConfChange::default();
-    change.set_change_type(if removes {
-        raft::eraftpb::ConfChangeType::RemoveNode
-    } else {
-        raft::eraftpb::ConfChangeType::AddNode
-    });
-    change.node_id = member.get();
-    change.context = context.into();
-    VoterChange(change)
-}
-
-/// A membership change to propose.
-#[derive(Debug)]
-pub struct VoterChange(ConfChange);
-
-/// The append that writes a bootstrap log, before any replica exists.
-#[must_use]
-pub fn bootstrap_append(entries: Vec<Entry>, commit: RaftIndex) -> Append {
-    let hard_state = HardState { term: 1, commit: commit.get(), ..HardState::default() };
-    Append { ready: ReadyNumber(0), entries, hard_state: Some(hard_state), must_sync: true }
 }
 
 /// Why a proposal was not taken.
@@ -219,7 +76,12 @@ struct Held {
     number: u64,
     must_sync: bool,
     messages: Vec<Message>,
+    /// The snapshot this ready carried.
+    snapshot: Option<Install>,
 }
+
+/// The position of a log: raft compares candidates by it.
+pub type LogPosition = (Term, RaftIndex);
 
 /// One member's raft state machine.
 pub struct Replica {
@@ -230,9 +92,28 @@ pub struct Replica {
     /// Messages whose time has come.
     outbox: Vec<Message>,
     pending_hard_state: Option<HardState>,
+    /// A snapshot was accepted and its state is not loaded yet.
+    installing: bool,
+    /// It is durable; the shell has to be told.
+    to_install: Option<Install>,
+    /// Committed entries that wait for it.
+    deferred: Vec<Entry>,
+    /// A leader's: changes of membership that came while another one was in the log.
+    postponed: VecDeque<Message>,
+    /// What this member must see in a candidate before it votes; see [`super::gate`].
+    vote_floor: Option<VoteFloor>,
     seed: u64,
     election_ticks: usize,
     ticks: u64,
+}
+
+/// How far votes of a member that may have forgotten something go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteFloor {
+    /// It votes for nobody.
+    Nobody,
+    /// It votes for whoever's log reaches this position.
+    From(LogPosition),
 }
 
 impl std::fmt::Debug for Replica {
@@ -269,6 +150,11 @@ impl Replica {
             synced: 0,
             outbox: Vec::new(),
             pending_hard_state: None,
+            installing: false,
+            to_install: None,
+            deferred: Vec::new(),
+            postponed: VecDeque::new(),
+            vote_floor: None,
             seed: start.seed,
             election_ticks: start.election_ticks,
             ticks: 0,
@@ -280,19 +166,181 @@ impl Replica {
     /// One heartbeat interval passed.
     pub fn tick(&mut self) {
         self.ticks += 1;
-        self.raw.tick();
+        let raft = &self.raw.raft;
+        let campaigns = raft.state != StateRole::Leader
+            && raft.promotable()
+            && raft.election_elapsed + 1 >= raft.randomized_election_timeout();
+        if campaigns && !self.may_campaign() {
+            // The leader is lost all the same.
+            if raft.leader_id != 0 {
+                let term = raft.term;
+                self.raw.raft.become_follower(term, 0);
+            }
+        } else {
+            self.raw.tick();
+        }
         self.pin_election_timeout();
     }
 
+    /// Whether an election may begin here: nothing is being installed, this member remembers what it acknowledged (or
+    /// reaches what its peers remember), raft has applied what it has compacted (it reads the entries between), and a
+    /// single voter, which would lead at once, has its log on disk, as raft expects of a leader.
+    #[must_use]
+    pub fn may_campaign(&self) -> bool {
+        let raft = &self.raw.raft;
+        let remembers = match self.vote_floor {
+            None => true,
+            Some(VoteFloor::Nobody) => false,
+            Some(VoteFloor::From(floor)) => self.position() >= floor,
+        };
+        let alone = raft.prs().conf().voters().ids().len() == 1;
+        remembers
+            && !self.installing
+            && raft.raft_log.applied >= self.raw.store().base_index()
+            && (!alone || raft.raft_log.persisted == raft.raft_log.last_index())
+    }
+
+    /// Limits votes and campaigns, or lifts the limit.
+    pub fn set_vote_floor(&mut self, floor: Option<VoteFloor>) {
+        self.vote_floor = floor;
+    }
+
+    /// The last entry of the log.
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        (Term::new(self.raw.raft.raft_log.last_term()), self.last_index())
+    }
+
     /// Takes a message from another member. One that no longer fits (a removed sender, an old term) is dropped, as
-    /// raft allows for any message.
-    pub fn step(&mut self, message: PeerMessage) {
+    /// raft allows for any message, and so is one that no member would send.
+    pub fn step(&mut self, mut message: PeerMessage) {
+        if !self.is_sound(&mut message) {
+            return;
+        }
+        match message.get_msg_type() {
+            // Whoever forwarded this took this node for the leader; its client's time limit tells it otherwise. Sent on
+            // from here it could go round in circles.
+            MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
+            MessageType::MsgPropose if self.change_is_pending() && changes_members(&message) => {
+                // raft-rs would turn it into an empty entry, and its client would wait in vain.
+                if self.postponed.len() < POSTPONED_MAX {
+                    self.postponed.push_back(message);
+                }
+                return;
+            }
+            MessageType::MsgAppendResponse if message.reject => self.notice_shorter_log(&message),
+            _ => {}
+        }
         let _ = self.raw.step(message);
         self.pin_election_timeout();
     }
 
-    /// Starts an election at once.
+    /// Whether raft-rs can take a message: it panics at some that no member sends.
+    fn is_sound(&self, message: &mut Message) -> bool {
+        let raft = &self.raw.raft;
+        let contiguous = |message: &Message| {
+            let expected = (message.index.saturating_add(1)..).zip(&message.entries);
+            expected.into_iter().all(|(index, entry)| entry.index == index && entry.term <= message.term)
+        };
+        if message.to != raft.id || message.from == raft.id || message.from == 0 {
+            return false;
+        }
+        match message.get_msg_type() {
+            MessageType::MsgAppend => contiguous(message),
+            MessageType::MsgPropose => !message.entries.is_empty(),
+            MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => message.entries.len() == 1,
+            MessageType::MsgSnapshot => {
+                let meta = message.get_snapshot().get_metadata();
+                let state = meta.get_conf_state();
+                let known = || state.voters.iter().chain(&state.learners);
+                let unique = known().all(|id| *id != 0 && known().filter(|other| *other == id).count() == 1);
+                let simple = state.voters_outgoing.is_empty() && state.learners_next.is_empty() && !state.auto_leave;
+                meta.index > 0 && meta.term <= message.term && !state.voters.is_empty() && unique && simple
+            }
+            MessageType::MsgHeartbeat => {
+                // A leader that remembers more of this log than there is (its tail was cut): commit moves again with
+                // the appends, which compare terms.
+                if message.commit > raft.raft_log.last_index() || self.vote_floor.is_some() {
+                    message.commit = message.commit.min(raft.raft_log.committed);
+                }
+                true
+            }
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => match self.vote_floor {
+                None => message.term > 0,
+                Some(VoteFloor::Nobody) => false,
+                Some(VoteFloor::From(floor)) => {
+                    message.term > 0 && (Term::new(message.log_term), RaftIndex::new(message.index)) >= floor
+                }
+            },
+            MessageType::MsgTimeoutNow => self.may_campaign(),
+            // Members do not send it: who leads is decided where the leader is.
+            MessageType::MsgTransferLeader => false,
+            _ => true,
+        }
+    }
+
+    /// A follower whose log ends before what this leader has seen on its disk has lost its tail: forget what it had, or
+    /// it would never be sent again. A late rejection does the same, which costs a probe.
+    fn notice_shorter_log(&mut self, message: &Message) {
+        let raft = &mut self.raw.raft;
+        if raft.state != StateRole::Leader || message.term != raft.term || message.request_snapshot != 0 {
+            return;
+        }
+        let Some(progress) = raft.mut_prs().get_mut(message.from) else { return };
+        if progress.state == ProgressState::Snapshot || message.reject_hint >= progress.matched {
+            return;
+        }
+        progress.matched = 0;
+        progress.become_probe();
+        progress.next_idx = message.reject_hint + 1;
+        raft.send_append(message.from);
+    }
+
+    /// A member cannot be reached for now.
+    pub fn unreachable(&mut self, member: MemberId) {
+        self.raw.report_unreachable(member.get());
+    }
+
+    /// How the sending of a snapshot ended.
+    pub fn snapshot_sent(&mut self, to: MemberId, ok: bool) {
+        self.raw.report_snapshot(to.get(), if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    }
+
+    /// Asks the voter that is furthest, of those heard of lately, to take over. `None` when there is none, or this node
+    /// does not lead.
+    pub fn transfer_leadership(&mut self) -> Option<MemberId> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return None;
+        }
+        let voters = raft.prs().conf().voters();
+        let candidates = raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| **id != raft.id && voters.contains(**id) && progress.recent_active);
+        let (&to, _) = candidates.max_by_key(|(id, progress)| (progress.matched, **id))?;
+        self.raw.transfer_leader(to);
+        Some(MemberId::new(to))
+    }
+
+    /// Whether anybody else has a vote.
+    #[must_use]
+    pub fn has_other_voters(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.prs().conf().voters().ids().iter().any(|id| id != raft.id)
+    }
+
+    /// Whether a transfer is under way.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
+    }
+
+    /// Starts an election at once, if one may begin.
     pub fn campaign(&mut self) {
+        if !self.may_campaign() {
+            return;
+        }
         let _ = self.raw.campaign();
         self.pin_election_timeout();
     }
@@ -313,7 +361,7 @@ impl Replica {
     ///
     /// # Errors
     /// [`NotProposed`] when there is no leader or it takes no more.
-    pub fn propose_change(&mut self, waiter: Vec<u8>, change: VoterChange) -> Result<(), NotProposed> {
+    pub fn propose_change(&mut self, waiter: Vec<u8>, change: MemberVote) -> Result<(), NotProposed> {
         self.raw.propose_conf_change(waiter, change.0).map_err(|_| NotProposed)
     }
 
@@ -338,16 +386,28 @@ impl Replica {
     /// Reports every ready whose bytes are durable, and lets its messages go.
     fn release(&mut self) {
         let mut last = None;
+        let mut snapshot = None;
         while let Some(front) = self.held.front() {
             if front.must_sync && front.number > self.synced {
                 break;
             }
-            last = Some(front.number);
-            self.outbox.append(&mut self.held.pop_front().expect("front exists").messages);
+            let mut released = self.held.pop_front().expect("front exists");
+            last = Some(released.number);
+            snapshot = released.snapshot.or(snapshot);
+            self.outbox.append(&mut released.messages);
         }
         if let Some(number) = last {
             self.raw.on_persist_ready(number);
         }
+        if let Some(install) = snapshot {
+            self.raw.advance_apply_to(install.index.get());
+            self.to_install = Some(install);
+        }
+    }
+
+    /// The state of the last accepted snapshot is loaded: entries after it may be applied.
+    pub fn installed(&mut self) {
+        assert!(std::mem::take(&mut self.installing), "a snapshot was being installed");
     }
 
     /// Handles everything raft has ready: messages and appends go out, committed entries go to `apply`, which returns
@@ -361,6 +421,11 @@ impl Replica {
         mut apply: impl FnMut(&mut Self, Entry, &mut Effects) -> Result<(), String>,
     ) -> Result<Pumped, String> {
         let mut pumped = Pumped::default();
+        self.step_postponed();
+        if !self.installing && !self.deferred.is_empty() {
+            let deferred = std::mem::take(&mut self.deferred);
+            self.apply(deferred, effects, &mut apply)?;
+        }
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
             let number = ready.number();
@@ -372,34 +437,74 @@ impl Replica {
             if let Some(state) = ready.hs() {
                 self.pending_hard_state = Some(state.clone());
             }
-            if !ready.snapshot().is_empty() {
-                return Err(format!(
-                    "a snapshot at raft index {} arrived, and this version cannot install one",
-                    ready.snapshot().get_metadata().index
-                ));
-            }
+            let snapshot = (!ready.snapshot().is_empty()).then(|| self.accept_snapshot(ready.snapshot()));
             let entries = ready.take_entries();
             self.raw.mut_store().append(&entries);
             let must_sync = ready.must_sync();
             let committed = ready.take_committed_entries();
-            let waiting = ready.take_persisted_messages();
+            let mut waiting = ready.take_persisted_messages();
+            if !waiting.is_empty() && self.held.iter().any(|held| held.must_sync) {
+                self.outbox.extend(waiting.extract_if(.., |message| promises_nothing(message)));
+            }
             self.raw.advance_append_async(ready);
-            self.held.push_back(Held { number, must_sync, messages: waiting });
+            self.held.push_back(Held { number, must_sync, messages: waiting, snapshot });
             if must_sync {
                 let hard_state = self.pending_hard_state.take();
-                effects.appends.push(Append { ready: ReadyNumber(number), entries, hard_state, must_sync });
+                let replaces_log = snapshot.map(|of| SnapshotMarker { index: of.index, term: of.term });
+                effects.appends.push(Append {
+                    ready: ReadyNumber(number),
+                    replaces_log,
+                    entries,
+                    hard_state,
+                    must_sync,
+                });
             }
             self.release();
-            if let Some(last) = committed.last().map(|entry| entry.index) {
-                for entry in committed {
-                    apply(self, entry, effects)?;
-                }
-                self.raw.advance_apply_to(last);
+            if self.installing {
+                self.deferred.extend(committed);
+            } else {
+                self.apply(committed, effects, &mut apply)?;
             }
         }
         effects.messages.append(&mut self.outbox);
+        effects.install = self.to_install.take().or(effects.install);
         self.pin_election_timeout();
         Ok(pumped)
+    }
+
+    fn apply(
+        &mut self,
+        committed: Vec<Entry>,
+        effects: &mut Effects,
+        apply: &mut impl FnMut(&mut Self, Entry, &mut Effects) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
+        for entry in committed {
+            apply(self, entry, effects)?;
+        }
+        self.raw.advance_apply_to(last);
+        Ok(())
+    }
+
+    /// Makes a snapshot the log. Entries that waited for an older one are inside it.
+    fn accept_snapshot(&mut self, snapshot: &raft::eraftpb::Snapshot) -> Install {
+        let meta = snapshot.get_metadata();
+        self.raw.mut_store().restore(meta.index, meta.term, meta.get_conf_state().clone());
+        self.installing = true;
+        self.deferred.clear();
+        Install { index: RaftIndex::new(meta.index), term: Term::new(meta.term) }
+    }
+
+    fn step_postponed(&mut self) {
+        while !self.postponed.is_empty() {
+            if !self.is_leader() {
+                self.postponed.clear();
+            } else if self.change_is_pending() {
+                return;
+            } else if let Some(message) = self.postponed.pop_front() {
+                let _ = self.raw.step(message);
+            }
+        }
     }
 
     /// Applies a membership change and returns the new voters and learners.
@@ -407,8 +512,20 @@ impl Replica {
     /// # Errors
     /// raft-rs' message when the change contradicts the configuration.
     pub fn apply_conf_change(&mut self, entry: &ConfChangeEntry) -> Result<(), String> {
-        let state = self.raw.apply_conf_change(&entry.change).map_err(|error| error.to_string())?;
+        let state = self.raw.apply_conf_change(entry.change()).map_err(|error| error.to_string())?;
         self.raw.mut_store().set_conf_state(state);
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+            // raft-rs leaves a removed leader leading and panics at its next sync. Whoever is furthest goes on.
+            let voters = raft.prs().conf().voters();
+            let next =
+                raft.prs().iter().filter(|(id, _)| voters.contains(**id)).max_by_key(|(id, at)| (at.matched, **id));
+            if let Some(next) = next.map(|(&id, _)| id) {
+                raft.send_timeout_now(next);
+            }
+            let term = raft.term;
+            raft.become_follower(term, 0);
+        }
         Ok(())
     }
 
@@ -417,7 +534,13 @@ impl Replica {
     pub fn take_pending_hard_state(&mut self) -> Option<Append> {
         let hard_state = self.pending_hard_state.take()?;
         let number = self.held.back().map_or(self.synced, |held| held.number);
-        Some(Append { ready: ReadyNumber(number), entries: Vec::new(), hard_state: Some(hard_state), must_sync: false })
+        Some(Append {
+            ready: ReadyNumber(number),
+            replaces_log: None,
+            entries: Vec::new(),
+            hard_state: Some(hard_state),
+            must_sync: false,
+        })
     }
 
     /// Whether this node leads.
@@ -505,6 +628,30 @@ impl Replica {
         step < index.get()
     }
 
+    /// Whether a follower has needed a snapshot that there was not, since the last call.
+    #[must_use]
+    pub fn take_snapshot_missed(&self) -> bool {
+        self.raw.store().take_snapshot_missed()
+    }
+
+    /// A learner that has caught up with this leader to within `lag` entries, if there is one.
+    #[must_use]
+    pub fn caught_up_learner(&self, lag: u64) -> Option<MemberId> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader || raft.prs().conf().learners().is_empty() {
+            return None;
+        }
+        let last = raft.raft_log.last_index();
+        let is_ready = |id: &&u64| {
+            raft.prs().get(**id).is_some_and(|progress| {
+                // It has answered appends: with a short log "close" would say nothing.
+                let answers = progress.recent_active && progress.state == ProgressState::Replicate;
+                answers && progress.matched + lag >= last
+            })
+        };
+        raft.prs().conf().learners().iter().filter(is_ready).min().copied().map(MemberId::new)
+    }
+
     /// Names the newest durable snapshot, so that raft may offer it.
     pub fn set_snapshot(&mut self, done: &SnapshotDone) {
         let state = conf_state(&done.voters, &done.learners);
@@ -520,6 +667,15 @@ impl Replica {
         let mixed = splitmix(self.seed ^ splitmix(self.raw.raft.id) ^ splitmix(self.raw.raft.term) ^ era);
         self.raw.raft.set_randomized_election_timeout(self.election_ticks + (mixed % ticks) as usize);
     }
+}
+
+/// Whether losing this node's disk could not make the message untrue: it may leave before a sync.
+fn promises_nothing(message: &mut Message) -> bool {
+    matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex)
+}
+
+fn changes_members(message: &Message) -> bool {
+    message.entries.iter().any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
 }
 
 /// Steele, Lea and Flood's SplitMix64 finaliser: one input bit changes half of the output bits.

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
-use super::{Histogram, KIND_NAMES, Metrics, STEP_NAMES};
+use super::{Histogram, KIND_NAMES, Metrics, PeerMetrics, STEP_NAMES};
 
 /// The store's own counters, success and failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,11 +99,15 @@ enum Source {
     Shape(fn(&Metrics) -> &Histogram),
     /// Distributions by request kind.
     Shapes(fn(&Metrics) -> &[Histogram; KIND_NAMES.len()]),
+    /// Growing numbers by member; the label is etcd's `From` or `To`.
+    PeerCounts(&'static str, fn(&PeerMetrics) -> &Cell<u64>),
+    /// Distributions by member.
+    PeerShapes(fn(&PeerMetrics) -> &Histogram),
     /// A distribution of something that ringd does not do; etcd's dashboards expect the name.
     Nothing,
 }
 
-use Source::{Count, Counts, Level, Levels, Nothing, Shape, Shapes};
+use Source::{Count, Counts, Level, Levels, Nothing, PeerCounts, PeerShapes, Shape, Shapes};
 
 /// Name, help, source.
 type Row = (&'static str, &'static str, Source);
@@ -169,6 +173,15 @@ const TABLE: &[Row] = &[
         Shapes(|m| &m.served),
     ),
     (
+        "etcd_network_active_peers",
+        "1 if the stream to the member stands, else 0.",
+        Levels(|m, s| {
+            let peers = m.peers.borrow();
+            let labels = |peer: &PeerMetrics| vec![("Local", s.member.clone()), ("Remote", peer.id.clone())];
+            peers.iter().map(|peer| (labels(peer), flag(peer.active.get()))).collect()
+        }),
+    ),
+    (
         "etcd_network_client_grpc_received_bytes_total",
         "Bytes received from clients (over HTTP; there is no gRPC yet).",
         Count(|m, _| get(&m.received_bytes)),
@@ -177,6 +190,27 @@ const TABLE: &[Row] = &[
         "etcd_network_client_grpc_sent_bytes_total",
         "Bytes sent to clients (over HTTP; there is no gRPC yet).",
         Count(|_, s| float(s.sent_bytes)),
+    ),
+    (
+        "etcd_network_peer_received_bytes_total",
+        "Bytes received from the member.",
+        PeerCounts("From", |peer| &peer.received_bytes),
+    ),
+    (
+        "etcd_network_peer_received_failures_total",
+        "Streams from the member that could not be read on.",
+        PeerCounts("From", |peer| &peer.received_failures),
+    ),
+    (
+        "etcd_network_peer_round_trip_time_seconds",
+        "Time from a probe of the stream to the member to its answer.",
+        PeerShapes(|peer| &peer.round_trip),
+    ),
+    ("etcd_network_peer_sent_bytes_total", "Bytes sent to the member.", PeerCounts("To", |peer| &peer.sent_bytes)),
+    (
+        "etcd_network_peer_sent_failures_total",
+        "Messages to the member that were dropped.",
+        PeerCounts("To", |peer| &peer.sent_failures),
     ),
     ("etcd_server_has_leader", "1 if a leader is known, else 0.", Level(|_, s| flag(s.has_leader))),
     ("etcd_server_health_failures", "Times that /health said false.", Count(|m, _| get(&m.health_failures))),
@@ -333,6 +367,16 @@ pub(super) fn families(metrics: &Metrics, scrape: &Scrape) -> Vec<MetricFamily> 
             Shapes(read) => {
                 let counted = read(metrics).iter().enumerate().filter(|(_, shape)| shape.count() > 0);
                 let samples = counted.map(|(kind, shape)| histogram(vec![method(kind)], shape));
+                (MetricType::HISTOGRAM, samples.collect())
+            }
+            PeerCounts(label, read) => {
+                let peers = metrics.peers.borrow();
+                let samples = peers.iter().map(|peer| counter((vec![(*label, peer.id.clone())], get(read(peer)))));
+                (MetricType::COUNTER, samples.collect())
+            }
+            PeerShapes(read) => {
+                let peers = metrics.peers.borrow();
+                let samples = peers.iter().map(|peer| histogram(vec![("To", peer.id.clone())], read(peer)));
                 (MetricType::HISTOGRAM, samples.collect())
             }
             Nothing => {

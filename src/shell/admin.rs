@@ -40,8 +40,8 @@ impl Responder {
                     started: hub.begun.1,
                     leader: node.leader(),
                     leads_since: hub.leads_since.get(),
-                    appends_received: 0,
-                    appends_sent: 0,
+                    appends_received: hub.metrics.appends_received.get(),
+                    appends_sent: hub.metrics.appends_sent.get(),
                 };
                 append_reply(out, &json, |out| stats::render_self(out, &told, clock::now()));
             }
@@ -50,7 +50,9 @@ impl Responder {
                 append_reply(out, &json, |out| stats::render_store(out, store.stats(), store.watcher_count()));
             }
             Route::StatsLeader if node.is_leader() => {
-                append_reply(out, &json, |out| stats::render_leader(out, node.leader()));
+                let peers = hub.metrics.peers.borrow();
+                let followers = peers.iter().map(|peer| (peer.id.as_str(), *peer.latency.borrow()));
+                append_reply(out, &json, |out| stats::render_leader(out, node.leader(), followers));
             }
             Route::StatsLeader => {
                 let head = ReplyHead { status: 403, ..json };
@@ -101,8 +103,9 @@ impl Responder {
         let counter = if healthy { &hub.metrics.health_success } else { &hub.metrics.health_failures };
         metrics::add(counter, 1);
         let date = self.date(clock::now());
+        // The failure goes through Go's `http.Error`.
         let status = if healthy { 200 } else { 503 };
-        let head = ReplyHead { content_type: TEXT, ..self.head(status, reply, &date) };
+        let head = ReplyHead { content_type: TEXT, nosniff: !healthy, ..self.head(status, reply, &date) };
         append_reply_bytes(out, &head, admin::health(healthy));
     }
 }

@@ -27,6 +27,7 @@ use super::credentials::{self, Findings, HashPlan, VerifyPlan};
 use super::driver::Hub;
 use super::notify::Notify;
 use super::pace::{Pace, Phase};
+use super::peer_in;
 use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use super::watching::{Mailbox, watch};
@@ -36,6 +37,8 @@ use crate::core::store::{Event, WatcherId};
 use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
 use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT};
+use crate::wire::http_request::RequestError;
+use crate::wire::peer_handshake::parse_request;
 
 /// Writes of one connection that may wait for the disk at once; more pipelined ones wait in the input buffer.
 const WRITES_PENDING_MAX: usize = 256;
@@ -193,6 +196,13 @@ impl Conn {
         stays
     }
 
+    /// A watcher's events are lost: its watch ends.
+    pub fn end_watch(&self, watcher: WatcherId) {
+        if self.mailbox.end(watcher) {
+            self.wake.notify();
+        }
+    }
+
     /// A linearizable read may be answered now, or has no quorum.
     pub fn linear_read_done(&self, seq: u32, confirmed: bool) {
         let (awaited, _) = self.linear_read.get();
@@ -234,6 +244,10 @@ enum Step {
     Hash(HashPlan),
     Watch(WatchPlan),
     LinearGet(GetPlan),
+    /// The cluster does not serve clients yet.
+    AwaitReady,
+    /// Another member begins a stream.
+    PeerStream,
     /// Send what has gathered and close.
     Close,
 }
@@ -283,6 +297,29 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 conn.wake.wait().await;
             }
             Step::Flush => flush(hub, conn, stream).await?,
+            Step::AwaitReady => {
+                // A client that leaves meanwhile is noticed, one that goes on sending is not read for ever.
+                if input.waiting() < OUT_HIGH_BYTES {
+                    if let Woke::End = read_or_wake(hub, conn, stream, &mut input).await? {
+                        return Ok(());
+                    }
+                } else {
+                    conn.wake.wait().await;
+                }
+                if hub.is_stopping() {
+                    return Ok(());
+                }
+            }
+            Step::PeerStream => {
+                let request = input.bytes.split_off(input.start);
+                let (head, rest) = request.split_at(reader.served());
+                let Some(handshake) = parse_request(head) else {
+                    conn.out().extend_from_slice(RequestError::Malformed("peer handshake").reply());
+                    return finish(hub, conn, stream).await;
+                };
+                // Boxed: it is rare, and every connection's task would hold its space for life.
+                return Box::pin(peer_in::serve(hub, conn, stream, handshake, rest)).await;
+            }
             Step::Verify(plan) => {
                 flush(hub, conn, stream).await?;
                 credentials::verify_password(hub, conn, plan).await;
@@ -365,6 +402,8 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                     Dispatch::AwaitRoom if writes_pending > 0 => return Step::AwaitWrites,
                     Dispatch::AwaitRoom => return Step::AwaitRoom,
                     Dispatch::Close => return Step::Close,
+                    Dispatch::AwaitReady => return Step::AwaitReady,
+                    Dispatch::PeerStream => return Step::PeerStream,
                     Dispatch::Watch(plan) => {
                         input.start += reader.served();
                         return Step::Watch(plan);

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
@@ -81,6 +81,8 @@ pub struct Disk {
     pub appended_bytes: Cell<u64>,
     /// Syncs done.
     pub syncs: Cell<u64>,
+    /// When the sync in flight began.
+    syncing_since: Cell<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -106,6 +108,7 @@ impl Disk {
             retired: RefCell::default(),
             appended_bytes: Cell::new(0),
             syncs: Cell::new(0),
+            syncing_since: Cell::default(),
         };
         disk.spares_wanted.notify();
         disk
@@ -147,7 +150,8 @@ impl Disk {
             match record {
                 Record::Entry(entry) => frame.push_entry(&entry),
                 Record::HardState(state) => frame.push_hard_state(&state),
-                Record::SnapshotMarker { marker, .. } => frame.push_snapshot_taken(marker),
+                Record::SnapshotMarker { marker, replaces_log: true } => frame.push_snapshot_received(marker),
+                Record::SnapshotMarker { marker, replaces_log: false } => frame.push_snapshot_taken(marker),
             }
             if frame.bytes() >= FRAME_BYTES_MAX {
                 rolled |= self.finish(frame)?;
@@ -233,6 +237,12 @@ impl Disk {
         self.wal.borrow().durable()
     }
 
+    /// When the sync in flight began, if one is.
+    #[must_use]
+    pub fn syncing_since(&self) -> Option<Instant> {
+        self.syncing_since.get()
+    }
+
     /// Whether everything appended is durable.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -271,7 +281,9 @@ pub async fn sync(hub: Rc<Hub>) {
         while let Some(ticket) = disk.begin_sync() {
             let upto = disk.appended.get();
             let begun = clock::monotonic();
+            disk.syncing_since.set(Some(begun));
             let ticket = perform(disk, ticket).await;
+            disk.syncing_since.set(None);
             let took = begun.elapsed();
             hub.metrics.sync.observe(nanos(took));
             hub.metrics.wal_fsync.observe(nanos(took));

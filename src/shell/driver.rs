@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 use ringd_storage::datadir::DataDir;
+use ringd_storage::fs::FsMedium;
 use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
@@ -23,11 +24,13 @@ use super::credentials::Credentials;
 use super::disk::Disk;
 use super::fan_out::FanOut;
 use super::notify::Notify;
+use super::peers::{self, Peers};
 use super::process;
 use super::respond::{Responder, raft_position};
 use crate::config::{Cors, LogLevel};
-use crate::core::event::{Answer, ClientToken, Effects, Input, Notice, Outcome};
+use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
 use crate::core::node::Node;
+use crate::core::replica::PeerMessage;
 use crate::core::store::Fired;
 use crate::metrics::{self, Metrics, Step};
 use crate::wire::http_request::Limits;
@@ -111,6 +114,7 @@ struct Owed {
     answers: Vec<Answer>,
     fired: Vec<Fired>,
     reads: Vec<(ClientToken, bool)>,
+    ended: Vec<Ended>,
 }
 
 /// What the program around the node does for it.
@@ -157,6 +161,18 @@ pub struct Hub {
     pub published: Notify,
     /// Set when a capture began.
     pub capture_begun: Notify,
+    /// The other members.
+    pub peers: Peers,
+    /// The snapshot to install next.
+    pub install: Cell<Option<Install>>,
+    /// There is one.
+    pub install_wanted: Notify,
+    /// Leadership was handed over, or there was none.
+    pub not_leading: Notify,
+    /// This member was removed for good.
+    pub removed: Notify,
+    /// What the tail-cut note warned of is past.
+    pub note_obsolete: Notify,
     /// What watchers are owed.
     pub fan_out: FanOut,
     /// Seconds as the sweeper counts them; connections measure their patience by it.
@@ -166,6 +182,10 @@ pub struct Hub {
     owed: RefCell<Owed>,
     effects: RefCell<Effects>,
     stopping: Cell<bool>,
+    /// Clients are served.
+    ready: Cell<bool>,
+    is_removed: Cell<bool>,
+    unreachable: RefCell<Vec<MemberId>>,
     /// Held for life: its lock keeps a second process away.
     directory: RefCell<Option<DataDir>>,
 }
@@ -203,6 +223,12 @@ impl Hub {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             published: Notify::default(),
             capture_begun: Notify::default(),
+            peers: Peers::default(),
+            install: Cell::default(),
+            install_wanted: Notify::default(),
+            not_leading: Notify::default(),
+            removed: Notify::default(),
+            note_obsolete: Notify::default(),
             fan_out: FanOut::default(),
             second: Cell::new(0),
             wake: Notify::default(),
@@ -210,6 +236,9 @@ impl Hub {
             owed: RefCell::default(),
             effects: RefCell::default(),
             stopping: Cell::new(false),
+            ready: Cell::new(false),
+            is_removed: Cell::new(false),
+            unreachable: RefCell::default(),
             directory: RefCell::default(),
         })
     }
@@ -217,6 +246,39 @@ impl Hub {
     /// Keeps the data directory locked for as long as this hub lives.
     pub fn keep(&self, directory: DataDir) {
         *self.directory.borrow_mut() = Some(directory);
+    }
+
+    /// Where snapshots are kept.
+    ///
+    /// # Panics
+    /// Before [`Hub::keep`].
+    #[must_use]
+    pub fn snapshot_directory(&self) -> FsMedium {
+        self.directory.borrow().as_ref().expect("the directory is kept before anyone is served").snap().clone()
+    }
+
+    /// Whether clients are served: everything acknowledged earlier is applied again, and the cluster knows this member.
+    #[inline]
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready.get()
+    }
+
+    /// Serves clients from now on.
+    pub fn begin_service(&self) {
+        self.ready.set(true);
+        self.poke_writers();
+    }
+
+    /// Gives the node messages of other members; one turn follows.
+    pub fn hear(&self, messages: impl Iterator<Item = PeerMessage>) {
+        let now = clock::now();
+        let mut node = self.node.borrow_mut();
+        for message in messages {
+            node.handle(Input::Peer(message), now);
+        }
+        drop(node);
+        self.wake.notify();
     }
 
     /// Gives the node an input and lets a turn follow.
@@ -278,6 +340,13 @@ impl Hub {
         if let Some(message) = effects.fatal.take() {
             die(&message);
         }
+        // Before the append: what leaves now travels while the disk works.
+        if !effects.messages.is_empty() {
+            let mut unreachable = self.unreachable.borrow_mut();
+            self.peers.send(&mut effects.messages, &self.metrics, &mut unreachable);
+            peers::report_unreachable(self, &unreachable);
+            unreachable.clear();
+        }
         let mut entries = 0;
         for append in effects.appends.drain(..) {
             entries += append.entry_count() as u64;
@@ -294,8 +363,13 @@ impl Hub {
         owed.fired.append(&mut effects.fired);
         owed.reads.extend(effects.reads_ready.drain(..).map(|token| (token, true)));
         owed.reads.extend(effects.reads_failed.drain(..).map(|token| (token, false)));
-        if !(owed.answers.is_empty() && owed.fired.is_empty() && owed.reads.is_empty()) {
+        owed.ended.append(&mut effects.ended);
+        if !(owed.answers.is_empty() && owed.fired.is_empty() && owed.reads.is_empty() && owed.ended.is_empty()) {
             self.deliver.notify();
+        }
+        if let Some(install) = effects.install.take() {
+            self.install.set(Some(install));
+            self.install_wanted.notify();
         }
         if effects.snapshot_begun {
             self.capture_begun.notify();
@@ -311,7 +385,8 @@ impl Hub {
         }
     }
 
-    fn tell_operator(&self, notice: &Notice) {
+    /// Logs a moment, and wakes whoever waits for it.
+    pub fn tell_operator(&self, notice: &Notice) {
         match notice {
             Notice::BecameLeader { term } => tracing::info!(%term, "became leader"),
             Notice::LeaderChanged { leader, term } => {
@@ -336,7 +411,19 @@ impl Hub {
                 tracing::info!("set the initial cluster version to {version}");
                 tracing::info!("enabled capabilities for version {version}");
             }
-            Notice::MembershipChanged => tracing::debug!("membership changed"),
+            Notice::MembershipChanged => self.peers.changed.notify(),
+            Notice::Removed if self.is_removed.replace(true) => {}
+            Notice::Removed => {
+                tracing::error!("the member has been permanently removed from the cluster");
+                tracing::info!("the data-dir used by this member must be removed.");
+                self.removed.notify();
+            }
+            Notice::NotLeading => self.not_leading.notify(),
+            Notice::NoteObsolete => self.note_obsolete.notify(),
+            Notice::HandingOver { to, stalled_ms } => {
+                tracing::warn!(%to, stalled_ms, "the disk stalls; handing leadership over");
+            }
+            Notice::Installed { index } => tracing::info!(%index, "a snapshot from the leader is installed"),
             Notice::SnapshotBegins { index } => tracing::info!(%index, "snapshot begins"),
         }
     }
@@ -345,7 +432,7 @@ impl Hub {
     fn settle(&self) {
         let begun = clock::monotonic();
         self.settling_since.set(begun);
-        let Owed { answers, fired, reads } = std::mem::take(&mut *self.owed.borrow_mut());
+        let Owed { answers, fired, reads, ended } = std::mem::take(&mut *self.owed.borrow_mut());
         let connections = self.connections.borrow();
         for Answer { token, outcome } in &answers {
             if matches!(outcome, Outcome::Failed(_)) {
@@ -359,6 +446,11 @@ impl Hub {
             metrics::add(&self.metrics.reads_failed, u64::from(!confirmed));
             if let Some(conn) = connections.get(token.slot, token.generation) {
                 conn.linear_read_done(token.seq, confirmed);
+            }
+        }
+        for Ended { token, watcher } in ended {
+            if let Some(conn) = connections.get(token as u32, (token >> 32) as u32) {
+                conn.end_watch(watcher);
             }
         }
         drop(connections);
@@ -406,6 +498,10 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
         }
         hub.metrics.tick(hub.begun.0.elapsed());
         hub.wall_anchor.set((clock::monotonic(), clock::now()));
+        if let Some(since) = hub.disk.syncing_since() {
+            let for_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            hub.node.borrow_mut().handle(Input::DiskStalled { for_ms }, clock::now());
+        }
         hub.input(Input::Tick);
     }
 }

@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,6 +22,7 @@ use glommio::timer::Timer;
 use super::connection;
 use super::driver::Hub;
 use super::raw;
+use crate::config::url::Place;
 use crate::metrics;
 use crate::wire::http_reply::TOO_MANY_CONNECTIONS;
 
@@ -30,19 +33,30 @@ const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Refused clients that are told why at the same time; more are dropped without a word.
 const REFUSING_MAX: usize = 256;
 
-/// Opens a listening socket. A second process on the same port gets an error: `SO_REUSEPORT` is not set.
+/// Opens a listening socket. A second process on the same port gets an error: `SO_REUSEPORT` is not set. A socket file
+/// that is there already is replaced, as in etcd.
 ///
 /// # Errors
-/// What the kernel said, with the address.
-pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
+/// What the kernel said, with the place.
+pub fn open(place: &Place) -> io::Result<TcpListener> {
+    let opened = match place {
+        Place::Tcp(address) => open_tcp(*address),
+        Place::Unix(path) => {
+            let _ = std::fs::remove_file(path);
+            UnixListener::bind(path).map(OwnedFd::from)
+        }
+    };
+    let opened = opened.map_err(|error| io::Error::new(error.kind(), format!("listen {place}: bind: {error}")))?;
+    Ok(raw::adopt_listener(opened))
+}
+
+fn open_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, listen, socket_with, sockopt};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    bind(&socket, &address)
-        .and_then(|()| listen(&socket, BACKLOG))
-        .map_err(|error| io::Error::new(error.kind(), format!("listen tcp {address}: bind: {error}")))?;
-    Ok(raw::adopt_listener(socket.into()))
+    bind(&socket, &address).and_then(|()| listen(&socket, BACKLOG))?;
+    Ok(socket)
 }
 
 /// Accepts until the process ends. `peer` listeners serve only what members ask each other over plain HTTP.

@@ -3,19 +3,26 @@
 //! Everything here runs on one thread, so state is shared by `Rc<RefCell<_>>` and no borrow is held across an await.
 
 mod admin;
+pub mod bootstrap;
 pub mod clock;
 pub mod connection;
 pub mod cors;
 pub mod credentials;
+pub mod dial;
 pub mod disk;
 pub mod driver;
 pub mod executor;
 pub mod fan_out;
+pub mod install;
 pub mod listener;
 pub mod manage;
 pub mod notify;
 pub mod observe;
 pub mod pace;
+mod peer_in;
+pub mod peer_out;
+pub mod peer_snapshot;
+pub mod peers;
 pub mod process;
 pub mod raw;
 pub mod respond;

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "glommio takes sockets and files only as raw descriptors; each block argues its safety")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use glommio::io::BufferedFile;
@@ -13,9 +13,28 @@ use glommio::net::{TcpListener, TcpStream};
 /// Hands a listening socket to the executor. glommio's own `bind` sets `SO_REUSEPORT`, so a second process would bind
 /// the same port without an error.
 #[must_use]
-pub fn adopt_listener(listener: std::net::TcpListener) -> TcpListener {
+pub fn adopt_listener(listener: OwnedFd) -> TcpListener {
     // SAFETY: `into_raw_fd` gives up the only owner of an open listening socket, and the new owner closes it.
     unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) }
+}
+
+/// Hands a connected stream socket of any family to the executor: glommio only reads, writes and closes it.
+#[must_use]
+pub fn adopt_stream(stream: OwnedFd) -> TcpStream {
+    // SAFETY: `into_raw_fd` gives up the only owner of an open socket, and the new owner closes it.
+    unsafe { TcpStream::from_raw_fd(stream.into_raw_fd()) }
+}
+
+/// Makes the kernel notice a peer that is gone: probes when idle, and an end when nothing is acknowledged for `limit`.
+/// Sockets of other families than TCP refuse, and need no such thing.
+pub fn watch_peer(stream: &TcpStream, limit: Duration) {
+    // SAFETY: the stream owns the open descriptor and is borrowed for as long as the descriptor is.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let _ = rustix::net::sockopt::set_socket_keepalive(socket, true);
+    let _ = rustix::net::sockopt::set_tcp_keepidle(socket, limit);
+    let _ = rustix::net::sockopt::set_tcp_keepintvl(socket, Duration::from_secs(1));
+    let milliseconds = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds);
 }
 
 /// Hands a file to the executor; the caller keeps its own handle and this is a duplicate.

@@ -24,7 +24,7 @@ use crate::api::keys::{self, KeysRequest};
 use crate::api::method::Method;
 use crate::api::params;
 use crate::api::route::{MethodVerdict, Route, Routed, route};
-use crate::api::{admin, members};
+use crate::api::{admin, members, peer_members};
 use crate::config::Cors;
 use crate::core::event::{Outcome, ProposalFailure};
 use crate::core::node::Node;
@@ -36,6 +36,7 @@ use crate::wire::http_reply::{
     prepare_head,
 };
 use crate::wire::http_request::RequestError;
+use crate::wire::peer_handshake::is_handshake;
 
 /// How a request wants its answer.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +132,10 @@ pub enum Dispatch {
     LinearGet(GetPlan),
     /// Nothing was done: the WAL has room for this write in a moment; dispatch it again then.
     AwaitRoom,
+    /// Nothing was done: clients are not served yet; dispatch it again when they are.
+    AwaitReady,
+    /// Another member begins a stream with this request.
+    PeerStream,
     /// The answer is rendered and the connection cannot go on.
     Close,
 }
@@ -218,11 +223,16 @@ impl Responder {
             kind: None,
             begun: hub.taking_since.get(),
         };
+        if conn.is_peer() && is_handshake(request.head.path, request.head.upgrade) {
+            return Dispatch::PeerStream;
+        }
         let mut decoded = self.path_scratch.borrow_mut();
         let Routed { route, query } = route(head.target, &mut decoded);
         let route = match route {
-            Route::Version | Route::Health | Route::BadTarget | Route::Redirect(_) => route,
+            Route::Version | Route::Health | Route::Metrics | Route::BadTarget | Route::Redirect(_) => route,
+            Route::NotFound if conn.is_peer() && request.head.path == b"/members" => Route::PeerMembers,
             _ if conn.is_peer() => Route::NotFound,
+            _ if !hub.is_ready() => return Dispatch::AwaitReady,
             _ => route,
         };
         match route {
@@ -480,6 +490,9 @@ impl Responder {
         match route {
             Route::Members if method == Method::Get => {
                 append_reply(out, &of_cluster, |out| members::render_list(out, node.members()));
+            }
+            Route::PeerMembers => {
+                append_reply(out, &of_cluster, |out| peer_members::render(out, node.members()));
             }
             Route::MembersLeader if method == Method::Get => match node.members().get(node.leader()) {
                 Some(leader) => append_reply(out, &of_cluster, |out| members::render_one(out, leader)),

@@ -53,7 +53,7 @@ pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: us
                 }
                 hub.input(Input::SnapshotStored { index: done.index });
                 let medium = directory.clone();
-                match glommio::executor().spawn_blocking(move || retain(&medium, keep)).await {
+                match glommio::executor().spawn_blocking(move || retain(&medium, keep, marker)).await {
                     Ok(Some(oldest)) => hub.disk.retire(oldest.index.next()),
                     Ok(None) => {}
                     Err(error) => tracing::warn!("cannot remove old snapshots: {error}"),

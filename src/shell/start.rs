@@ -4,17 +4,17 @@
 //! applied again; nothing acknowledged is lost by a stop.
 
 use std::io;
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_lite::future::or;
 use glommio::net::TcpListener;
 use glommio::timer::Timer;
 use ringd_storage::datadir::DataDir;
 use ringd_storage::format::Identity;
 use ringd_storage::fs::FsMedium;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
-use ringd_storage::payload::{ItemClass, MemberRecord};
 use ringd_storage::recover::{clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
@@ -22,16 +22,19 @@ use ringd_storage::wal::{Wal, WalOptions};
 use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
-use super::{clock, executor, fan_out, listener, pace, raw, signals, snapshot};
+use super::{
+    bootstrap, clock, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals, snapshot,
+};
 use crate::api::admin::ETCD_CLUSTER_VERSION;
-use crate::config::Config;
-use crate::core::auth::Auth;
+use crate::config::url::{Place, Url};
+use crate::config::{ClusterState, Config};
 use crate::core::event::Input;
-use crate::core::membership::{self, Member, Membership};
+use crate::core::install::{State, StateLoader};
+use crate::core::membership::Member;
 use crate::core::node::{Node, NodeConfig, NodeStart};
 use crate::core::raft_log::RaftLog;
 use crate::core::replica::entry_from_record;
-use crate::core::store::{LoadError, Loader, Store, StoreOptions};
+use crate::core::store::StoreOptions;
 use crate::metrics::nanos;
 
 /// etcd gives a request 5 s and two election timeouts.
@@ -45,6 +48,12 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const BIND_TRIES: u32 = 20;
 /// Between two tries: a second in all.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// A member that waits for its cluster says so this often.
+const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Leadership is handed over within a round trip or two; after this the stop goes on without.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// A member that was removed goes on for so long, so that the others learn that the entry is committed.
+const REMOVED_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -84,16 +93,8 @@ pub enum LoadSnapshotError {
     #[error(transparent)]
     File(#[from] SnapshotError),
     /// Its items are.
-    #[error("{file}: {source}; look at it with `ringwal verify`")]
-    Items {
-        /// The snapshot.
-        file: String,
-        /// What is wrong.
-        source: LoadError,
-    },
-    /// A member record is.
     #[error("{file}: {reason}; look at it with `ringwal verify`")]
-    Member {
+    Items {
         /// The snapshot.
         file: String,
         /// What is wrong.
@@ -110,21 +111,49 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
     raw::die_on_sigbus()?;
     let executor = executor::build(config.spin_before_park)?;
     executor.run(async move {
-        let hub = start(config, services).await?;
-        let signal = stop.await;
-        stop_cleanly(&hub, signal).await;
-        signals::end_by(signal)
+        let stop = async { Ended::Signal(stop.await) };
+        let mut stop = pin!(stop);
+        // A start may wait for others; a signal ends it.
+        let started = or(async { Some(start(config, services).await) }, async {
+            if let Ended::Signal(signal) = stop.as_mut().await {
+                tracing::info!("received signal {signal} before the start was complete");
+                signals::end_by(signal);
+            }
+            None
+        });
+        let hub = started.await.expect("a signal ends the process")?;
+        let removed = async {
+            hub.removed.wait().await;
+            Timer::new(REMOVED_PATIENCE).await;
+            Ended::Removed
+        };
+        match or(stop, removed).await {
+            Ended::Signal(signal) => {
+                stop_cleanly(&hub, &format!("received signal {signal}")).await;
+                signals::end_by(signal)
+            }
+            Ended::Removed => {
+                stop_cleanly(&hub, "this member was removed").await;
+                Ok(())
+            }
+        }
     })
 }
 
-/// Starts everything and returns when clients are served.
+/// Why a node stops.
+enum Ended {
+    Signal(i32),
+    Removed,
+}
+
+/// Starts everything. Clients are served as soon as the cluster allows.
 async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartError> {
     let begun = clock::monotonic();
-    let clients = open_all(&config.listen_client_addresses).await?;
-    let peers = open_all(&config.listen_peer_addresses).await?;
+    let client_listeners = open_all(&config.listen_client_addresses).await?;
+    let peer_listeners = open_all(&config.listen_peer_addresses).await?;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
     let recovery_begun = clock::monotonic();
-    let (node, wal, identity) = open_node(config, &directory)?;
+    let Opened { node, wal, identity, strangers } = open_node(config, &directory).await?;
     let recovered_in = recovery_begun.elapsed();
     tracing::info!(
         member = %identity.member,
@@ -137,44 +166,85 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?);
     hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
+    let (snap, wal_dir) = (directory.snap().clone(), directory.wal().clone());
+    hub.keep(directory);
     glommio::spawn_local(driver::drive(Rc::clone(&hub))).detach();
     glommio::spawn_local(driver::deliver(Rc::clone(&hub))).detach();
     glommio::spawn_local(fan_out::run(Rc::clone(&hub))).detach();
     glommio::spawn_local(pace::sweep(Rc::clone(&hub), config.timeouts)).detach();
     glommio::spawn_local(disk::sync(Rc::clone(&hub))).detach();
     glommio::spawn_local(disk::prepare(Rc::clone(&hub))).detach();
-    glommio::spawn_local(snapshot::run(Rc::clone(&hub), directory.snap().clone(), identity, keep)).detach();
+    glommio::spawn_local(snapshot::run(Rc::clone(&hub), snap.clone(), identity, keep)).detach();
+    glommio::spawn_local(install::run(Rc::clone(&hub), snap.clone())).detach();
+    glommio::spawn_local(peers::keep_book(Rc::clone(&hub))).detach();
+    glommio::spawn_local(peers::probe(Rc::clone(&hub))).detach();
+    glommio::spawn_local(peer_snapshot::send_all(Rc::clone(&hub), snap)).detach();
+    glommio::spawn_local(clear_note(Rc::clone(&hub), wal_dir.clone())).detach();
+    *hub.peers.own_urls.borrow_mut() = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
     // The first turn applies the bootstrap entries, which name the voters.
     hub.turn();
-    if hub.node.borrow().is_only_voter() {
+    let is_alone = hub.node.borrow().is_only_voter();
+    if is_alone {
         // One voter has nobody to catch up with after a cut tail. With others the note stays.
-        clear_tail_cut(directory.wal())?;
+        clear_tail_cut(&wal_dir)?;
         hub.input(Input::Campaign);
+    } else {
+        peers::update(&hub);
+        strangers.iter().for_each(|member| peers::introduce(&hub, member.id, &member.peer_urls));
     }
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
-    hub.published.wait().await;
-    hub.keep(directory);
     let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
-    for listening in clients {
-        glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, false)).detach();
+    for (listeners, peer) in [(peer_listeners, true), (client_listeners, false)] {
+        for listening in listeners {
+            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer)).detach();
+        }
     }
-    for listening in peers {
-        glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, true)).detach();
-    }
-    for url in &config.listen_client_urls {
+    glommio::spawn_local(serve_when_known(Rc::clone(&hub), config.listen_client_urls.clone(), begun)).detach();
+    Ok(hub)
+}
+
+/// Serves clients once the cluster knows this member and everything acknowledged earlier is applied again.
+async fn serve_when_known(hub: Rc<Hub>, urls: Vec<Url>, begun: Instant) {
+    or(hub.published.wait(), tell_why_it_waits(&hub)).await;
+    hub.begin_service();
+    for url in urls {
         tracing::info!("serving client requests on {url}");
     }
     hub.metrics.ready_after.set(nanos(begun.elapsed()));
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
-    Ok(hub)
 }
 
-async fn open_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+/// Says now and then why clients are not served yet. Never ends.
+async fn tell_why_it_waits(hub: &Rc<Hub>) {
+    loop {
+        Timer::new(WAITING_TOLD_EVERY).await;
+        let (reached, others) = hub.peers.reached();
+        let leader = hub.node.borrow().leader();
+        let why = if leader == MemberId::default() { "no leader yet".to_owned() } else { format!("leader {leader}") };
+        tracing::warn!(
+            "waiting for the cluster before clients are served: {why}, {reached} of {others} other members reached"
+        );
+    }
+}
+
+/// Removes the note that this member may have forgotten something, when the node says that it is past.
+async fn clear_note(hub: Rc<Hub>, wal_dir: FsMedium) {
+    loop {
+        hub.note_obsolete.wait().await;
+        let medium = wal_dir.clone();
+        match glommio::executor().spawn_blocking(move || clear_tail_cut(&medium)).await {
+            Ok(()) => hub.input(Input::NoteCleared),
+            Err(error) => driver::die(&format!("cannot remove the note on a cut tail: {error}")),
+        }
+    }
+}
+
+async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
     let mut opened = Vec::new();
-    for &address in addresses {
+    for place in places {
         let mut tries = 1;
         opened.push(loop {
-            match listener::open(address) {
+            match listener::open(place) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < BIND_TRIES => {
                     tries += 1;
                     Timer::new(BIND_PAUSE).await;
@@ -187,13 +257,21 @@ async fn open_all(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
 }
 
 /// Lets begun requests end, writes what is left, and syncs it.
-async fn stop_cleanly(hub: &Rc<Hub>, signal: i32) {
-    tracing::info!("received signal {signal}; stopping");
+async fn stop_cleanly(hub: &Rc<Hub>, why: &str) {
+    tracing::info!("{why}; stopping");
+    hub.not_leading.take();
+    hub.input(Input::TransferLeadership);
+    let tired = async {
+        Timer::new(HAND_OVER_PATIENCE).await;
+    };
+    or(hub.not_leading.wait(), tired).await;
     hub.begin_stop();
     let deadline = clock::monotonic() + STOP_PATIENCE;
-    while !hub.connections.borrow().is_empty() && clock::monotonic() < deadline {
+    // Requests that have begun may need the others to end; their streams go last.
+    while hub.connections.borrow().len() > hub.peers.incoming() && clock::monotonic() < deadline {
         Timer::new(STOP_STEP).await;
     }
+    hub.peers.close_all();
     let rest = hub.node.borrow_mut().take_pending_hard_state();
     if let Some(append) = rest
         && let Err(error) = hub.disk.append(&append)
@@ -214,7 +292,16 @@ fn random_u64() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium>, Identity), StartError> {
+/// What was found or made in the data directory.
+struct Opened {
+    node: Node,
+    wal: Wal<FsMedium>,
+    identity: Identity,
+    /// Members that are known before the log tells of any.
+    strangers: Vec<Member>,
+}
+
+async fn open_node(config: &Config, directory: &DataDir) -> Result<Opened, StartError> {
     let store_options = StoreOptions {
         hash_seed: random_u64()?,
         history_events_max: config.history_events,
@@ -222,13 +309,13 @@ fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium
     };
     let options = WalOptions { epoch_seed: random_u64()?, ..WalOptions::default() };
     let wal_dir = directory.wal().clone();
-    let mut recovered = if holds_wal(&wal_dir)? {
-        recover(wal_dir, directory.snap(), options)?
-    } else {
-        config.check_bootstrap().map_err(|error| StartError::Config(error.to_string()))?;
-        Wal::create(wal_dir.clone(), bootstrap_identity(config), options)?;
-        recover(wal_dir, directory.snap(), options)?
-    };
+    let mut strangers = Vec::new();
+    if !holds_wal(&wal_dir)? {
+        let beginning = bootstrap::begin(config, &wal_dir).await?;
+        Wal::create(wal_dir.clone(), beginning.identity, options)?;
+        strangers = beginning.members;
+    }
+    let mut recovered = recover(wal_dir, directory.snap(), options)?;
     for reason in &recovered.passed_over {
         tracing::warn!("a snapshot was passed over: {reason}");
     }
@@ -241,114 +328,38 @@ fn open_node(config: &Config, directory: &DataDir) -> Result<(Node, Wal<FsMedium
         );
     }
     if recovered.entries.is_empty() && recovered.snapshot.is_none() {
-        // A new WAL, or one whose first start was interrupted before it wrote anything.
-        bootstrap(config, &mut recovered)?;
+        // A new WAL, or one whose first start was interrupted before it wrote anything. Who joins begins with nothing and
+        // gets everything from the leader.
+        let founds = config.initial_cluster_state == ClusterState::New
+            && bootstrap::founding_identity(config).is_some_and(|identity| identity == recovered.identity);
+        if founds {
+            bootstrap::write_first_log(&bootstrap::initial_members(config), &mut recovered)?;
+        }
+    } else if config.force_new_cluster {
+        bootstrap::go_on_alone(&mut recovered)?;
     }
     let (loaded, base) = match &recovered.snapshot {
         Some((meta, name)) => (load(directory.snap(), name, &store_options)?, Some(meta.clone())),
-        None => {
-            let (members, auth) = (Membership::default(), Auth::default());
-            (Loaded { store: Store::new(&store_options), members, auth }, None)
-        }
+        None => (State::empty(&store_options), None),
     };
-    let node = build_node(config, &recovered, loaded, base.as_ref()).map_err(StartError::Config)?;
-    Ok((node, recovered.wal, recovered.identity))
+    let node = build_node(config, &recovered, loaded, &store_options, base.as_ref()).map_err(StartError::Config)?;
+    Ok(Opened { node, wal: recovered.wal, identity: recovered.identity, strangers })
 }
 
-fn initial_members(config: &Config) -> Vec<Member> {
-    let token = &config.initial_cluster_token;
-    config
-        .initial_cluster
-        .iter()
-        .map(|(name, urls)| {
-            let peer_urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
-            let id = membership::member_id(&peer_urls, token);
-            Member { id, name: name.clone(), peer_urls, client_urls: Vec::new() }
-        })
-        .collect()
-}
-
-fn bootstrap_identity(config: &Config) -> Identity {
-    let members = initial_members(config);
-    let own = members.iter().find(|member| member.name == config.name).expect("checked by check_bootstrap");
-    Identity { cluster: membership::cluster_id(members.iter().map(|member| member.id)), member: own.id }
-}
-
-/// Writes the log that a new cluster begins with, and reads it back as recovery would.
-fn bootstrap(config: &Config, recovered: &mut ringd_storage::recover::Recovered<FsMedium>) -> Result<(), StartError> {
-    let members = initial_members(config);
-    if members.len() > 1 {
-        return Err(StartError::Config(
-            "--initial-cluster names several members, and this version of ringd runs clusters of one; \
-             leave only this member in it"
-                .to_owned(),
-        ));
-    }
-    let append = membership::bootstrap_log(&members);
-    let failed = |error: &dyn std::fmt::Display| StartError::Bootstrap(error.to_string());
-    let mut frame = recovered.wal.begin();
-    for record in append.records() {
-        match record {
-            ringd_storage::record::Record::Entry(entry) => {
-                frame.push_entry(&entry);
-                recovered.entries.push(entry.into());
-            }
-            ringd_storage::record::Record::HardState(state) => {
-                frame.push_hard_state(&state);
-                recovered.hard_state = state;
-            }
-            ringd_storage::record::Record::SnapshotMarker { .. } => unreachable!("a new log has no snapshot"),
-        }
-    }
-    frame.finish().map_err(|error| failed(&error))?;
-    if let Some(ticket) = recovered.wal.begin_sync().map_err(|error| failed(&error))? {
-        ticket.run().map_err(|error| failed(&error))?;
-        recovered.wal.finish_sync(ticket);
-    }
-    Ok(())
-}
-
-/// What a snapshot holds.
-struct Loaded {
-    store: Store,
-    members: Membership,
-    auth: Auth,
-}
-
-fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<Loaded, LoadSnapshotError> {
+fn load(snap_dir: &FsMedium, name: &str, options: &StoreOptions) -> Result<State, LoadSnapshotError> {
     let reader = SnapshotReader::open(snap_dir, name)?;
-    let file = || snap_dir.path().join(name).display().to_string();
-    let mut loader = Loader::new(options);
-    let mut members = Membership::default();
-    let mut auth = Auth::default();
-    let other = |reason: String| LoadSnapshotError::Member { file: file(), reason };
-    reader.for_each(|key, value| -> Result<(), LoadSnapshotError> {
-        let taken = loader.item(key, value).map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-        if taken {
-            return Ok(());
-        }
-        if key.first() == Some(&(ItemClass::Member as u8)) {
-            let record: MemberRecord<'_> =
-                ringd_storage::codec::decode(value).map_err(|error| other(error.to_string()))?;
-            members.put(Member::from(record));
-        } else if let [class, id @ ..] = key
-            && *class == ItemClass::RemovedMember as u8
-        {
-            let id = id.try_into().map_err(|_| other("the id of a removed member has 8 bytes".to_owned()))?;
-            members.restore_removed(MemberId::new(u64::from_be_bytes(id)));
-        } else {
-            auth.read_item(key, value).map_err(|error| other(error.to_string()))?;
-        }
-        Ok(())
-    })?;
-    let store = loader.finish().map_err(|source| LoadSnapshotError::Items { file: file(), source })?;
-    Ok(Loaded { store, members, auth })
+    let items =
+        |reason: String| LoadSnapshotError::Items { file: snap_dir.path().join(name).display().to_string(), reason };
+    let mut loader = StateLoader::new(options);
+    reader.for_each(|key, value| -> Result<(), LoadSnapshotError> { loader.item(key, value).map_err(items) })?;
+    loader.finish().map_err(items)
 }
 
 fn build_node(
     config: &Config,
     recovered: &ringd_storage::recover::Recovered<FsMedium>,
-    Loaded { store, members, auth }: Loaded,
+    state: State,
+    store_options: &StoreOptions,
     base: Option<&SnapshotMeta>,
 ) -> Result<Node, String> {
     let (applied, applied_term) =
@@ -372,5 +383,16 @@ fn build_node(
         cluster_version: ETCD_CLUSTER_VERSION,
         seed: now.get(),
     };
-    Node::new(node_config, NodeStart { log, applied, applied_term, store, members, auth, now })
+    Node::new(
+        node_config,
+        NodeStart {
+            log,
+            applied,
+            applied_term,
+            state,
+            store_options: store_options.clone(),
+            now,
+            may_have_forgotten: recovered.must_catch_up,
+        },
+    )
 }

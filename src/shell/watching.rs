@@ -66,6 +66,15 @@ impl Mailbox {
         (true, self.put(event, last))
     }
 
+    /// No more will come for `watcher`; whether to wake the connection.
+    pub fn end(&self, watcher: WatcherId) -> bool {
+        let is_its = self.watcher.get() == Some(watcher);
+        if is_its {
+            self.ended.set(true);
+        }
+        is_its
+    }
+
     fn is_empty(&self) -> bool {
         self.events.borrow().is_empty()
     }

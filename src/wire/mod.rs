@@ -3,6 +3,8 @@
 pub mod http_body;
 pub mod http_reply;
 pub mod http_request;
+pub mod peer_frame;
+pub mod peer_handshake;
 
 #[cfg(test)]
 mod http_tests;

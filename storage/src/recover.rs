@@ -147,7 +147,7 @@ impl Collector {
             let what = format!("a snapshot of raft index {} in a log that ends at {}", marker.index, self.log.last);
             return Err(Reason::Contradiction(what));
         }
-        self.log.snapshot = Some(marker);
+        self.log.see(Some(marker));
         self.markers.push(marker);
         Ok(())
     }
@@ -332,8 +332,9 @@ fn read_log<M: Medium>(wal_dir: &M, snap_dir: &M, passed_over: &mut Vec<String>)
                 passed_over.push(format!("{} has no marker in the WAL", snap_dir.path_of(name)));
                 continue;
             }
-            if meta.identity != tail.header.identity {
-                passed_over.push(format!("{} belongs to another member or cluster", snap_dir.path_of(name)));
+            // A snapshot may have come from a leader, so the member that wrote it may be another.
+            if meta.identity.cluster != tail.header.identity.cluster {
+                passed_over.push(format!("{} belongs to another cluster", snap_dir.path_of(name)));
                 continue;
             }
         }
@@ -350,9 +351,28 @@ fn read_log<M: Medium>(wal_dir: &M, snap_dir: &M, passed_over: &mut Vec<String>)
     }
 }
 
+/// Notes durably, before a WAL is begun in an empty directory, that this member may have had another one: in a cluster
+/// with other voters it must not vote before it knows better. Blocks.
+///
+/// # Errors
+/// Whatever the directory answers.
+pub fn note_empty_start<M: Medium>(wal_dir: &M) -> io::Result<()> {
+    write_note(wal_dir, "begun in an empty directory\n")
+}
+
 fn note_tail_cut<M: Medium>(wal_dir: &M, cut: &TailCut) -> io::Result<()> {
-    let file = wal_dir.create(TAIL_CUT_NAME)?;
-    let text = format!("{} offset {} wal index {} bytes {}\n", cut.file, cut.offset, cut.wal_index, cut.bytes);
+    write_note(
+        wal_dir,
+        &format!("{} offset {} wal index {} bytes {}\n", cut.file, cut.offset, cut.wal_index, cut.bytes),
+    )
+}
+
+fn write_note<M: Medium>(wal_dir: &M, text: &str) -> io::Result<()> {
+    let file = match wal_dir.create(TAIL_CUT_NAME) {
+        // An earlier start got this far; only the note's existence counts.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return wal_dir.sync_dir(),
+        result => result?,
+    };
     file.write_at(text.as_bytes(), 0)?;
     file.sync_data()?;
     wal_dir.sync_dir()

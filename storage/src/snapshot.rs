@@ -194,13 +194,19 @@ pub fn list<M: Medium>(medium: &M) -> io::Result<Vec<(SnapshotMarker, String)>> 
     Ok(found)
 }
 
-/// Removes the oldest snapshots until `max_snapshots` are left (at least one). Answers the oldest kept one: the WAL
-/// must keep everything after its entry. Blocks.
+/// Removes the oldest snapshots until `max_snapshots` are left (at least one) of those up to `newest`, whose marker is
+/// durable. Later ones have just come from a leader: without a marker recovery cannot use them, so they neither count
+/// nor go. Answers the oldest kept one: the WAL must keep everything after its entry. Blocks.
 ///
 /// # Errors
 /// Whatever the directory answers.
-pub fn retain<M: Medium>(medium: &M, max_snapshots: usize) -> io::Result<Option<SnapshotMarker>> {
-    let found = list(medium)?;
+pub fn retain<M: Medium>(
+    medium: &M,
+    max_snapshots: usize,
+    newest: SnapshotMarker,
+) -> io::Result<Option<SnapshotMarker>> {
+    let mut found = list(medium)?;
+    found.retain(|(marker, _)| *marker <= newest);
     let surplus = found.len().saturating_sub(max_snapshots.max(1));
     for (_, name) in &found[..surplus] {
         medium.remove(name)?;

@@ -140,6 +140,12 @@ struct Draft {
 }
 
 impl LogState {
+    /// A marker was written. The newest snapshot counts: one that this node took while a leader's replaced its log is
+    /// marked after it, and lies behind it.
+    pub(crate) fn see(&mut self, marker: Option<SnapshotMarker>) {
+        self.snapshot = self.snapshot.max(marker);
+    }
+
     fn apply(&mut self, draft: &Draft) {
         self.last = draft.last.unwrap_or(self.last);
         self.max = self.max.max(draft.max);
@@ -147,9 +153,7 @@ impl LogState {
         if let Some(state) = draft.hard_state {
             self.hard_state = state;
         }
-        if draft.snapshot.is_some() {
-            self.snapshot = draft.snapshot;
-        }
+        self.see(draft.snapshot);
     }
 }
 

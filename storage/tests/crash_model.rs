@@ -8,7 +8,7 @@ mod common;
 
 use common::{IDENTITY, SEGMENT_BYTES, entry, options};
 use proptest::prelude::*;
-use ringd_storage::format::{FrameHeader, SnapshotMarker, align_page};
+use ringd_storage::format::{FrameHeader, Identity, SnapshotMarker, align_page};
 use ringd_storage::ids::{EtcdIndex, MemberId, RaftIndex, Term, UnixNanos, WalIndex};
 use ringd_storage::medium::Medium;
 use ringd_storage::memory::{MemoryFile, MemoryMedium, Surviving};
@@ -19,6 +19,9 @@ use ringd_storage::snapshot::{SnapshotMeta, SnapshotWriter, retain};
 use ringd_storage::verdict::Reason;
 use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal, WalOptions};
 use ringd_storage::walk::{Visitor, WalkError, walk};
+
+/// The leader whose snapshots arrive.
+const OTHER: Identity = Identity { cluster: IDENTITY.cluster, member: MemberId::new(77) };
 
 /// A deterministic source for what a crash keeps.
 struct Dice(u64);
@@ -46,8 +49,11 @@ enum Op {
     Spares,
     /// Take a snapshot of everything committed, publish it, mark it.
     Snapshot,
-    /// Replace the log by a snapshot from elsewhere.
-    Receive { ahead: u8 },
+    /// Replace the log by a snapshot from elsewhere, with entries after it in the same frame; perhaps mark a snapshot
+    /// of the old log afterwards, which had been in the making.
+    Receive { ahead: u8, entries: u8, older: bool },
+    /// A snapshot from elsewhere is published, and nothing comes of it.
+    Arrive { ahead: u8 },
     /// Power cut: a random subset of unsynced sectors and names survives.
     Crash { seed: u64 },
 }
@@ -62,7 +68,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::FinishSync),
         4 => Just(Op::Spares),
         1 => Just(Op::Snapshot),
-        1 => (0u8..5).prop_map(|ahead| Op::Receive { ahead }),
+        1 => (0u8..5, 0u8..3, any::<bool>())
+            .prop_map(|(ahead, entries, older)| Op::Receive { ahead, entries, older }),
+        1 => (0u8..5).prop_map(|ahead| Op::Arrive { ahead }),
         2 => any::<u64>().prop_map(|seed| Op::Crash { seed }),
     ]
 }
@@ -214,19 +222,38 @@ impl Life {
                 self.did_append(result, state);
                 self.retire_after_sync(marker);
             }
-            Op::Receive { ahead } => {
+            Op::Arrive { ahead } => {
+                let index = RaftIndex::new(state.last() + 1 + u64::from(*ahead));
+                // A term that nothing of ours will have.
+                self.publish_from(OTHER, SnapshotMarker { index, term: Term::new(self.term + 1_000_000) });
+            }
+            Op::Receive { ahead, entries, older } => {
+                let commit = state.hard_state.commit;
+                let known = state.entries.iter().find(|entry| entry.index == commit);
+                let unfinished = known.filter(|_| *older && self.committed_is_durable(commit));
+                let unfinished = unfinished.map(|entry| SnapshotMarker { index: commit, term: entry.term });
                 self.term += 1;
                 let index = state.last() + 1 + u64::from(*ahead);
                 let marker = SnapshotMarker { index: RaftIndex::new(index), term: Term::new(self.term) };
-                self.publish(marker);
+                self.publish_from(OTHER, marker);
                 let vote = state.hard_state.vote;
                 let hard_state = HardState { term: Term::new(self.term), vote, commit: marker.index };
-                state = State { entries: Vec::new(), base: index, hard_state, snapshot: Some(marker) };
+                let new: Vec<Entry> =
+                    (1..=u64::from(*entries)).map(|i| entry(self.term, index + i, &[self.salt])).collect();
+                state = State { entries: new.clone(), base: index, hard_state, snapshot: Some(marker) };
                 let mut frame = self.wal.begin();
                 frame.push_snapshot_received(marker);
+                new.iter().for_each(|entry| frame.push_entry(&entry.as_ref()));
                 frame.push_hard_state(&hard_state);
                 let result = frame.finish();
-                self.did_append(result, state);
+                self.did_append(result, state.clone());
+                if let (Some(older), true) = (unfinished, self.state() == state) {
+                    self.publish(older);
+                    let mut frame = self.wal.begin();
+                    frame.push_snapshot_taken(older);
+                    let result = frame.finish();
+                    self.did_append(result, state);
+                }
                 self.retire_after_sync(marker);
             }
             Op::Crash { seed } => self.crash(*seed)?,
@@ -241,8 +268,12 @@ impl Life {
     }
 
     fn publish(&self, marker: SnapshotMarker) {
+        self.publish_from(IDENTITY, marker);
+    }
+
+    fn publish_from(&self, identity: Identity, marker: SnapshotMarker) {
         let meta = SnapshotMeta {
-            identity: IDENTITY,
+            identity,
             marker,
             etcd_index: EtcdIndex::new(marker.index.get()),
             voters: vec![IDENTITY.member],
@@ -261,7 +292,7 @@ impl Life {
             self.wal.finish_sync(ticket);
         }
         if self.state().snapshot == Some(marker) {
-            self.oldest_snapshot = retain(&self.snaps, 2).unwrap();
+            self.oldest_snapshot = retain(&self.snaps, 2, marker).unwrap();
         }
     }
 

@@ -165,10 +165,11 @@ fn retention_keeps_the_newest_and_names_the_oldest_kept() {
     for index in [3, 20, 100, 7] {
         writer(index, &BTreeMap::new(), 1).publish(disk.clone(), &mut || {}).unwrap();
     }
-    let oldest = retain(&disk, 2).unwrap().unwrap();
+    let newest = SnapshotMarker { index: RaftIndex::new(100), term: Term::new(9) };
+    let oldest = retain(&disk, 2, newest).unwrap().unwrap();
     assert_eq!(oldest.index, RaftIndex::new(20));
     assert_eq!(disk.crash(&mut |_| 0).list().unwrap().len(), 2);
-    assert_eq!(retain(&disk, 0).unwrap().unwrap().index, RaftIndex::new(100), "one always stays");
+    assert_eq!(retain(&disk, 0, newest).unwrap().unwrap().index, RaftIndex::new(100), "one always stays");
 }
 
 /// A log of ten entries with marked snapshots at 3 and 6, and an unmarked one at 9.

@@ -7,6 +7,7 @@
 mod chunked;
 mod form;
 mod http;
+mod peer;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

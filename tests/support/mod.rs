@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -117,10 +117,7 @@ impl Site {
 
     /// Starts a server without waiting.
     pub fn spawn(&self) -> Server {
-        let log = tempfile::NamedTempFile::new().expect("a log file");
-        let stderr = log.reopen().expect("a log file");
-        let child = self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
-        Server { child: child.expect("ringd starts"), log }
+        Server::spawn(self.command())
     }
 }
 
@@ -131,6 +128,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// Runs a command line of ringd.
+    pub fn spawn(mut command: Command) -> Self {
+        let log = tempfile::NamedTempFile::new().expect("a log file");
+        let stderr = log.reopen().expect("a log file");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        Self { child: child.expect("ringd starts"), log }
+    }
+
     /// Everything it has logged.
     pub fn stderr(&self) -> String {
         std::fs::read_to_string(self.log.path()).unwrap_or_default()
@@ -211,9 +216,15 @@ pub struct Client {
 impl Client {
     /// Connects to a loopback port.
     pub fn open(port: u16) -> io::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Self::connect(SocketAddr::from(([127, 0, 0, 1], port)), REQUEST_LIMIT)
+    }
+
+    /// Connects anywhere; neither that nor an answer may take longer than `limit`.
+    pub fn connect(address: SocketAddr, limit: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, limit)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+        stream.set_read_timeout(Some(limit))?;
+        stream.set_write_timeout(Some(limit))?;
         Ok(Self { stream, buffer: Vec::new() })
     }
 
@@ -241,9 +252,9 @@ impl Client {
     fn fill(&mut self) -> io::Result<()> {
         let mut chunk = [0; 64 << 10];
         let read = loop {
+            // A process that was stopped for a while finds its waits interrupted.
             match self.stream.read(&mut chunk) {
-                // A process that is stopped and goes on finds its waits interrupted.
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result?,
             }
         };

@@ -46,6 +46,15 @@ impl Expiry {
         self.nodes.contains_key(&deadline)
     }
 
+    /// Forgets up to `count` deadlines, for a store that goes; false when there was none.
+    pub(super) fn drop_some(&mut self, count: usize) -> bool {
+        let some = !self.nodes.is_empty();
+        for _ in 0..count.min(self.nodes.len()) {
+            self.nodes.pop_first();
+        }
+        some
+    }
+
     pub(super) const fn next_seq(&self) -> u64 {
         self.next_seq
     }

@@ -87,6 +87,12 @@ impl History {
         Ok(self.ring.iter().skip(skip).find(|event| !event.silent && matches(event, path, recursive)))
     }
 
+    /// The kept events from index `from` on, the oldest first.
+    pub(super) fn since(&self, from: EtcdIndex) -> impl Iterator<Item = &Rc<Event>> {
+        let kept = self.ring.iter();
+        kept.skip_while(move |event| event.index < from)
+    }
+
     pub(super) fn begin_capture(&mut self) {
         let first = self.ring.front().map_or(1, |event| event.index.get());
         let last = self.ring.back().map_or(0, |event| event.index.get());

@@ -24,6 +24,7 @@ mod ops;
 mod path_index;
 mod slab;
 mod stats;
+mod succeed;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -60,6 +60,11 @@ impl<T> Slab<T> {
         id
     }
 
+    /// Drops the last chunk with everything in it, for a slab that goes; false when there was none. Ids in it are void.
+    pub(super) fn drop_chunk(&mut self) -> bool {
+        self.chunks.pop().is_some()
+    }
+
     /// Puts `vacant` in the slot, marks it free, and returns what was there. The caller owns the id until now.
     pub(super) fn remove(&mut self, id: u32, vacant: T) -> T {
         let old = std::mem::replace(&mut self[id], vacant);

@@ -194,6 +194,11 @@ impl Tree {
         }
     }
 
+    /// Drops some thousand nodes of a tree that goes; false when there was none. Nothing else may be called afterwards.
+    pub(super) fn drop_chunk(&mut self) -> bool {
+        self.nodes.drop_chunk()
+    }
+
     /// Starts saving pre-images, for a capture that reads slots in order.
     pub(super) fn begin_preimages(&mut self) {
         let saved = HashMap::with_hasher(foldhash::fast::FixedState::with_seed(0));

@@ -165,6 +165,22 @@ impl Hub {
         }
     }
 
+    /// Removes every watcher on a path strictly below `path` (of all, for the root), and tells who they were.
+    pub(super) fn end_below(&mut self, path: &[u8], ended: &mut Vec<(u64, WatcherId)>) {
+        for slot in 0..self.parked.slots() {
+            let parked = &self.parked[slot];
+            if parked.generation == 0 {
+                continue;
+            }
+            let watched = &self.watched[parked.watched].path;
+            let is_below = path == b"/" || watched.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
+            if is_below {
+                ended.push((parked.token, WatcherId { slot, generation: parked.generation }));
+                self.remove(slot);
+            }
+        }
+    }
+
     fn remove(&mut self, slot: u32) {
         let vacant = Parked {
             token: 0,

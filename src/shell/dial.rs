@@ -1,0 +1,158 @@
+//! From a member's URL to a connection, and plain HTTP questions between members.
+//!
+//! Owns: name look-ups (each on a thread of its own, so that a slow resolver delays nobody's files), connecting, limits
+//! of time and size. Must hold: names are looked up again at every connect, for they may appear late or move; nothing
+//! here waits longer than its limit.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_lite::future::{or, poll_fn};
+use futures_lite::{AsyncRead as _, AsyncWrite as _};
+use glommio::net::TcpStream;
+use glommio::timer::Timer;
+
+use super::raw;
+use crate::config::url::{Scheme, Url};
+use crate::wire::peer_handshake::{Answer, parse_answer};
+
+/// A connect that takes longer has failed: a second is many round trips anywhere, as in etcd.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// A name that is not found by then is not there yet.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+/// A connection on which nothing was acknowledged or answered for so long is dead, as in etcd.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// The largest answer to a plain question; a member list is a few hundred bytes per member.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// One read of an answer.
+const READ_BYTES: usize = 16 << 10;
+
+/// Connects to a URL.
+///
+/// # Errors
+/// What the resolver or the kernel said; `Unsupported` for a scheme with TLS.
+pub async fn connect(url: &Url) -> io::Result<TcpStream> {
+    match url.scheme() {
+        Scheme::Http => {}
+        Scheme::Unix => {
+            let path = url.socket_path().expect("a unix URL has one");
+            // A socket file is local: connecting is immediate, or refused.
+            return Ok(raw::adopt_stream(OwnedFd::from(UnixStream::connect(path)?)));
+        }
+        Scheme::Https | Scheme::Unixs => {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{url}: TLS is not supported yet")));
+        }
+    }
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", url.host()));
+    for address in resolve(url).await? {
+        match TcpStream::connect_timeout(address, CONNECT_LIMIT).await {
+            Ok(stream) => {
+                let _ = stream.set_nodelay(true);
+                raw::watch_peer(&stream, SILENCE_LIMIT);
+                return Ok(stream);
+            }
+            Err(error) => failure = io::Error::from(error),
+        }
+    }
+    Err(failure)
+}
+
+async fn resolve(url: &Url) -> io::Result<Vec<SocketAddr>> {
+    let port = url.port().ok_or(io::ErrorKind::InvalidInput)?;
+    if let Some(address) = url.address() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let host = url.host().to_owned();
+    let (sender, receiver) = futures_channel::oneshot::channel();
+    std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+        let _ = sender.send(found);
+    })?;
+    let found = async { receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())) };
+    limited(RESOLVE_LIMIT, found).await
+}
+
+/// Gives up on `work` after `limit`.
+///
+/// # Errors
+/// `TimedOut`, or the work's own.
+pub async fn limited<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let tired = async {
+        Timer::new(limit).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    or(work, tired).await
+}
+
+/// Sends all of `bytes`.
+///
+/// # Errors
+/// The kernel's.
+pub async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match poll_fn(|context| Pin::new(&mut *stream).poll_write(context, &bytes[sent..])).await? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            more => sent += more,
+        }
+    }
+    Ok(())
+}
+
+/// Appends what arrives next; how many bytes, 0 at the end of the stream.
+///
+/// # Errors
+/// The kernel's.
+pub async fn receive(stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
+    let before = into.len();
+    into.resize(before + READ_BYTES, 0);
+    let read = poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut into[before..])).await;
+    into.truncate(before + *read.as_ref().unwrap_or(&0));
+    read
+}
+
+/// Reads the head of an answer. What follows it in `bytes` has arrived already.
+///
+/// # Errors
+/// The kernel's, or `InvalidData` when it is no HTTP.
+pub async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Answer> {
+    loop {
+        let parsed = parse_answer(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if let Some(answer) = parsed {
+            return Ok(answer);
+        }
+        if receive(stream, bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Asks a question: `GET path`. The answer and its body.
+///
+/// # Errors
+/// The resolver's, the kernel's, `TimedOut` after `limit`, `InvalidData` for an answer that is no HTTP or too long.
+pub async fn get(url: &Url, path: &str, limit: Duration) -> io::Result<(Answer, Vec<u8>)> {
+    let exchange = async {
+        let mut stream = connect(url).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.host_port());
+        send(&mut stream, request.as_bytes()).await?;
+        let mut bytes = Vec::new();
+        let head = answer(&mut stream, &mut bytes).await?;
+        let mut body = bytes.split_off(head.head_bytes);
+        let length = head.length.map_or(usize::MAX, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        while body.len() < length {
+            if body.len() > ANSWER_BYTES_MAX || head.chunked {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
+            }
+            if receive(&mut stream, &mut body).await? == 0 {
+                break;
+            }
+        }
+        Ok((head, body))
+    };
+    limited(limit, exchange).await
+}

@@ -1,0 +1,350 @@
+//! Clusters of real processes that are killed, paused, cut apart, restarted, grown and shrunk under load.
+//!
+//! Each scenario ends with the same checks (`load.rs`): no acknowledged write is lost, all trees are equal, and every
+//! `quorum=true` read can be explained by one order of all writes. Members live in network namespaces where these are
+//! permitted, else on loopback, where what needs cuts says that it is skipped.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of real processes measures real time")]
+
+mod cluster;
+mod linear;
+mod load;
+mod net;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::net::SocketAddr;
+
+use cluster::{Cluster, PATIENCE, wait_for};
+use load::Load;
+
+const STOP: i32 = 19;
+const CONTINUE: i32 = 18;
+/// Writes that show that the cluster works.
+const SOME: u64 = 100;
+
+fn clients(cluster: &Cluster) -> Vec<SocketAddr> {
+    cluster.nodes.iter().map(|node| node.client).collect()
+}
+
+fn three(flags: &[&str]) -> Cluster {
+    let mut cluster = Cluster::new(3, flags);
+    cluster.found(&[0, 1, 2]);
+    cluster
+}
+
+#[test]
+fn a_killed_leader_is_replaced_and_comes_back() {
+    let mut cluster = three(&[]);
+    let load = Load::start(clients(&cluster));
+    for _ in 0..3 {
+        load.wait_for_writes(SOME);
+        let leader = cluster.leader();
+        cluster.kill(leader);
+        load.wait_for_writes(SOME);
+        cluster.restart(leader);
+        cluster.wait_until_served(leader);
+    }
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_paused_follower_catches_up_by_snapshot() {
+    // The leader keeps 5000 entries behind its snapshot for those who are slow; this one is slower.
+    let cluster = three(&["--snapshot-count=500"]);
+    let load = Load::start(clients(&cluster));
+    load.wait_for_writes(SOME);
+    let follower = (cluster.leader() + 1) % 3;
+    cluster.signal(follower, STOP);
+    load.wait_for_writes(7000);
+    cluster.signal(follower, CONTINUE);
+    wait_for("the snapshot to be installed", || {
+        cluster.log(follower).contains("read the snapshot from the leader").then_some(())
+    });
+    load.wait_for_writes(SOME);
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_leader_cut_off_from_all_is_replaced_and_follows_when_it_is_back() {
+    let cluster = three(&[]);
+    if !cluster.net.can_cut() {
+        support::skip("a full partition", "it needs network namespaces");
+        return;
+    }
+    let load = Load::start(clients(&cluster));
+    load.wait_for_writes(SOME);
+    let leader = cluster.leader();
+    let others: Vec<usize> = (0..3).filter(|&member| member != leader).collect();
+    for &other in &others {
+        cluster.net.cut(leader, other);
+        cluster.net.cut(other, leader);
+    }
+    wait_for("the others to elect", || {
+        let told = |member| cluster.request(member, "GET", "/v2/stats/self", "").map(|answer| answer.json());
+        others.iter().find(|&&member| told(member).is_some_and(|told| told["state"] == "StateLeader")).copied()
+    });
+    // Clients of the minority get an answer, and not a wrong one.
+    let refused = cluster.request(leader, "PUT", "/v2/keys/minority", "value=1").expect("an answer");
+    assert_eq!(refused.status, 500, "{refused:?}");
+    assert_eq!(cluster.request(leader, "GET", "/health", "").expect("an answer").status, 503);
+    let local = cluster.request(leader, "GET", "/v2/keys/", "").expect("an answer");
+    assert_eq!(local.status, 200, "plain reads go on");
+    load.wait_for_writes(SOME);
+    for &other in &others {
+        cluster.net.join(leader, other);
+        cluster.net.join(other, leader);
+    }
+    load.wait_for_writes(SOME);
+    cluster.wait_until_served(leader);
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_leader_that_one_follower_cannot_hear_goes_on_leading() {
+    let cluster = three(&[]);
+    if !cluster.net.can_cut() {
+        support::skip("an asymmetric partition", "it needs network namespaces");
+        return;
+    }
+    let load = Load::start(clients(&cluster));
+    load.wait_for_writes(SOME);
+    let leader = cluster.leader();
+    let deaf = (leader + 1) % 3;
+    // One direction only: the follower's packets arrive, nothing comes back to it.
+    cluster.net.cut(leader, deaf);
+    load.wait_for_writes(10 * SOME);
+    cluster.net.join(leader, deaf);
+    load.wait_for_writes(SOME);
+    // And a follower that hears everybody and whom nobody hears.
+    let mute = (cluster.leader() + 1) % 3;
+    let others: Vec<usize> = (0..3).filter(|&member| member != mute).collect();
+    others.iter().for_each(|&other| cluster.net.cut(mute, other));
+    load.wait_for_writes(10 * SOME);
+    others.iter().for_each(|&other| cluster.net.join(mute, other));
+    load.wait_for_writes(SOME);
+    cluster.wait_until_served(mute);
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_rolling_restart_loses_nothing() {
+    let mut cluster = three(&["--snapshot-count=300"]);
+    let load = Load::start(clients(&cluster));
+    for member in [0, 1, 2, 0] {
+        load.wait_for_writes(SOME);
+        cluster.stop(member);
+        load.wait_for_writes(SOME);
+        cluster.restart(member);
+        cluster.wait_until_served(member);
+    }
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn power_loss_of_all_members_loses_nothing() {
+    let mut cluster = three(&["--snapshot-count=300"]);
+    let load = Load::start(clients(&cluster));
+    for _ in 0..2 {
+        load.wait_for_writes(5 * SOME);
+        cluster.running().into_iter().for_each(|member| cluster.signal(member, STOP));
+        cluster.running().into_iter().for_each(|member| cluster.kill(member));
+        (0..3).for_each(|member| cluster.restart(member));
+        (0..3).for_each(|member| cluster.wait_until_served(member));
+    }
+    load.finish_and_check(&cluster);
+}
+
+/// Adds `member` through `asked`, starts it, and waits until it serves.
+fn grow(cluster: &mut Cluster, asked: usize, member: usize) {
+    let body = format!("{{\"peerURLs\":[\"{}\"]}}", cluster.nodes[member].peer_url);
+    wait_for("the member to be added", || {
+        let answer = json_request(cluster, asked, "POST", "/v2/members", &body)?;
+        // Until everybody has been connected for a while, and after an earlier change: ask again.
+        assert!(matches!(answer.status, 201 | 409 | 500 | 503), "{answer:?}");
+        matches!(answer.status, 201 | 409).then_some(())
+    });
+    let mut members = cluster.running();
+    members.push(member);
+    let initial = cluster.initial(&members);
+    cluster.spawn(member, &initial, &["--initial-cluster-state=existing"]);
+    cluster.wait_until_served(member);
+}
+
+fn json_request(cluster: &Cluster, asked: usize, method: &str, path: &str, body: &str) -> Option<support::Answer> {
+    let mut client = support::Client::connect(cluster.nodes[asked].client, PATIENCE).ok()?;
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.send(request.as_bytes()).ok()?;
+    client.receive(false).ok()
+}
+
+#[test]
+fn a_cluster_grows_from_one_to_five_and_shrinks_again() {
+    let mut cluster = Cluster::new(5, &["--snapshot-count=300"]);
+    cluster.found(&[0]);
+    let load = Load::start(vec![cluster.nodes[0].client]);
+    load.wait_for_writes(5 * SOME);
+    for member in 1..5 {
+        grow(&mut cluster, 0, member);
+        load.wait_for_writes(SOME);
+        cluster.wait_until_served(member);
+    }
+    for member in (1..5).rev() {
+        let id = cluster.member_id(0, &cluster.nodes[member].name).expect("a member");
+        wait_for("the member to be removed", || {
+            let answer = cluster.request(0, "DELETE", &format!("/v2/members/{id}"), "")?;
+            assert!(matches!(answer.status, 204 | 410 | 404 | 500 | 503), "{answer:?}");
+            matches!(answer.status, 204 | 410).then_some(())
+        });
+        let mut gone = cluster.nodes[member].server.take().expect("it runs");
+        gone.wait(PATIENCE);
+        assert!(
+            gone.stderr().contains("the member has been permanently removed from the cluster"),
+            "{}",
+            gone.stderr()
+        );
+        load.wait_for_writes(SOME);
+    }
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_member_that_was_away_when_it_was_removed_is_told() {
+    let mut cluster = three(&[]);
+    let leader = cluster.leader();
+    let away = (leader + 1) % 3;
+    let id = cluster.member_id(leader, &cluster.nodes[away].name).expect("a member");
+    cluster.kill(away);
+    wait_for("the member to be removed", || {
+        let answer = cluster.request(leader, "DELETE", &format!("/v2/members/{id}"), "")?;
+        matches!(answer.status, 204 | 410).then_some(())
+    });
+    cluster.restart(away);
+    let mut server = cluster.nodes[away].server.take().expect("it runs");
+    server.wait(PATIENCE);
+    assert!(
+        server.stderr().contains("the member has been permanently removed from the cluster"),
+        "{}",
+        server.stderr()
+    );
+}
+
+#[test]
+fn a_member_that_lost_its_disk_does_not_found_the_cluster_again() {
+    let mut cluster = three(&[]);
+    let initial = cluster.initial(&[0, 1, 2]);
+    let lost = cluster.leader();
+    cluster.request(lost, "PUT", "/v2/keys/a", "value=1").expect("an answer");
+    cluster.kill(lost);
+    std::fs::remove_dir_all(&cluster.nodes[lost].data_dir).expect("a data directory");
+    cluster.spawn(lost, &initial, &[]);
+    let mut server = cluster.nodes[lost].server.take().expect("it runs");
+    let status = server.wait(PATIENCE);
+    assert_eq!(status.code(), Some(1));
+    assert!(server.stderr().contains("has already been bootstrapped"), "{}", server.stderr());
+    let left = cluster.leader();
+    assert_eq!(cluster.request(left, "GET", "/v2/keys/a?quorum=true", "").expect("an answer").status, 200);
+}
+
+#[test]
+fn the_last_member_can_be_made_a_cluster_of_its_own() {
+    let mut cluster = three(&[]);
+    let answer = cluster.request(0, "PUT", "/v2/keys/a", "value=1").expect("an answer");
+    assert_eq!(answer.status, 201);
+    cluster.wait_until_equal();
+    (0..3).for_each(|member| cluster.kill(member));
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(2, &initial, &["--force-new-cluster"]);
+    cluster.wait_until_served(2);
+    assert!(cluster.log(2).contains("forcing restart of member"), "{}", cluster.log(2));
+    assert_eq!(cluster.request(2, "GET", "/v2/keys/a?quorum=true", "").expect("an answer").status, 200);
+    let members = cluster.request(2, "GET", "/v2/members", "").expect("an answer").json();
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(1), "{members}");
+    cluster.stop(2);
+    cluster.restart(2);
+    cluster.wait_until_served(2);
+    assert_eq!(cluster.request(2, "PUT", "/v2/keys/b", "value=1").expect("an answer").status, 201);
+}
+
+#[test]
+fn a_member_that_waits_for_its_cluster_says_so_and_serves_what_it_can() {
+    let mut cluster = Cluster::new(3, &[]);
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(0, &initial, &[]);
+    let version = wait_for("the version", || cluster.request(0, "GET", "/version", ""));
+    assert_eq!(version.json()["etcdcluster"], "not_decided");
+    let health = cluster.request(0, "GET", "/health", "").expect("an answer");
+    assert_eq!((health.status, &health.body[..]), (503, &b"{\"health\":\"false\"}\n"[..]));
+    wait_for("it to say why", || cluster.log(0).contains("waiting for the cluster").then_some(()));
+    cluster.spawn(1, &initial, &[]);
+    cluster.wait_until_served(0);
+    cluster.wait_until_served(1);
+}
+
+#[test]
+fn members_meet_on_unix_sockets_and_do_without_one_whose_name_is_not_known_yet() {
+    let mut cluster = Cluster::new(3, &[]);
+    for (member, name) in ["m0:1", "m1:1"].into_iter().enumerate() {
+        cluster.nodes[member].peer_url = format!("unix://{name}");
+    }
+    cluster.nodes[2].peer_url = "http://m2.invalid:1".to_owned();
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(0, &initial, &[]);
+    cluster.spawn(1, &initial, &[]);
+    cluster.wait_until_served(0);
+    cluster.wait_until_served(1);
+    for member in [0, 1] {
+        let answer = cluster.request(member, "PUT", "/v2/keys/a", "value=1").expect("an answer");
+        assert!(matches!(answer.status, 200 | 201));
+    }
+    cluster.nodes.truncate(2);
+    cluster.wait_until_equal();
+}
+
+#[test]
+fn members_of_another_cluster_are_refused_and_both_say_so() {
+    let mut cluster = Cluster::new(3, &[]);
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(0, &initial, &[]);
+    cluster.spawn(1, &initial, &[]);
+    cluster.wait_until_served(0);
+    cluster.spawn(2, &initial, &["--initial-cluster-token=another"]);
+    for member in 0..3 {
+        wait_for(&format!("m{member} to say so"), || cluster.log(member).contains("cluster ID mismatch").then_some(()));
+    }
+    assert_eq!(cluster.request(0, "PUT", "/v2/keys/a", "value=1").expect("an answer").status, 201);
+}
+
+#[test]
+fn writes_go_anywhere_and_every_member_tells_the_same_of_the_cluster() {
+    let cluster = three(&[]);
+    let leader = cluster.leader();
+    for member in 0..3 {
+        let written = cluster.request(member, "PUT", &format!("/v2/keys/{member}"), "value=1").expect("an answer");
+        assert_eq!(written.status, 201);
+        assert!(written.header("x-raft-index").is_some() && written.header("x-raft-term").is_some());
+        let read = cluster.request(member, "GET", &format!("/v2/keys/{member}"), "").expect("an answer");
+        assert_eq!(read.status, 200, "a member reads what it has acknowledged");
+        assert_eq!(cluster.request(member, "GET", "/health", "").expect("an answer").status, 200);
+        let stats = cluster.request(member, "GET", "/v2/stats/leader", "").expect("an answer");
+        assert_eq!(stats.status, if member == leader { 200 } else { 403 });
+    }
+    let all = |path: &str| -> Vec<Vec<u8>> {
+        (0..3).map(|member| cluster.request(member, "GET", path, "").expect("an answer").body).collect()
+    };
+    for path in ["/v2/members", "/v2/members/leader", "/v2/machines", "/version"] {
+        wait_for(path, || all(path).windows(2).all(|pair| pair[0] == pair[1]).then_some(()));
+    }
+    let stats = cluster.request(leader, "GET", "/v2/stats/leader", "").expect("an answer").json();
+    let followers = stats["followers"].as_object().expect("followers");
+    assert_eq!(followers.len(), 2);
+    assert!(followers.values().all(|follower| follower["counts"]["success"].as_u64() > Some(0)), "{stats}");
+    let told = |member: usize| cluster.request(member, "GET", "/v2/stats/self", "").expect("an answer").json();
+    assert!(told(leader)["sendAppendRequestCnt"].as_u64() > Some(0));
+    assert!(told((leader + 1) % 3)["recvAppendRequestCnt"].as_u64() > Some(0));
+    let metrics = cluster.request(leader, "GET", "/metrics", "").expect("an answer");
+    let text = String::from_utf8(metrics.body).expect("text");
+    assert_eq!(text.matches("etcd_network_active_peers{").count(), 2, "{text}");
+}
