@@ -75,7 +75,8 @@ fn a_backup_under_load_holds_everything_answered_before_it() {
 
 /// The backup starts, and holds the keys 1 to some number of at least `before`, each with the index it had.
 fn check_prefix(target: &Path, before: u64, old: &(String, String)) {
-    let site = Site::at(target);
+    let mut site = Site::at(target);
+    site.extra = vec!["--force-new-cluster".to_owned()];
     let _server = site.start();
     let mut client = Client::open(site.client_port).expect("it listens");
     let new = ids(&mut client);
@@ -101,6 +102,43 @@ fn check_prefix(target: &Path, before: u64, old: &(String, String)) {
     assert_eq!(answer.status, 201, "it takes writes");
     // The member has first published where clients reach it now.
     assert_eq!(answer.etcd_index(), found.last().expect("not empty").1 + 2, "indexes go on");
+}
+
+#[test]
+fn a_member_of_three_becomes_a_cluster_of_one() {
+    const KEYS: u64 = 30;
+    let mut sites = [Site::new(), Site::new(), Site::new()];
+    let name = |i: usize| format!("m{i}");
+    let member = |(i, site): (usize, &Site)| format!("{}=http://127.0.0.1:{}", name(i), site.peer_port);
+    let cluster = sites.iter().enumerate().map(member).collect::<Vec<_>>().join(",");
+    for (i, site) in sites.iter_mut().enumerate() {
+        site.extra = ["--name", &name(i), "--initial-cluster", &cluster].map(str::to_owned).to_vec();
+    }
+    let _others: Vec<_> = sites[1..].iter().map(Site::spawn).collect();
+    let _first = sites[0].start();
+    let targets = tempfile::tempdir().expect("a scratch directory");
+    for (i, site) in sites.iter().enumerate() {
+        crate::wait_until("the member serves", || Client::open(site.client_port).is_ok());
+        let mut client = Client::open(site.client_port).expect("it listens");
+        for n in 0..KEYS {
+            let answer = client.request("PUT", &format!("/v2/keys/{i}/{n}"), "value=1").expect("an answer");
+            assert_eq!(answer.status, 201, "{}", String::from_utf8_lossy(&answer.body));
+        }
+        // The member that has just answered has it all, although nobody has written down yet that it is committed.
+        let target = targets.path().join(name(i));
+        let done = backup(&[], &site.data_dir, &target);
+        assert!(done.status.success(), "{}", stderr(&done));
+        let mut copy = Site::at(&target);
+        copy.extra = vec!["--force-new-cluster".to_owned(), "--name".to_owned(), name(i)];
+        let _copy = copy.start();
+        let mut client = Client::open(copy.client_port).expect("it listens");
+        let all = client.request("GET", &format!("/v2/keys/{i}"), "").expect("an answer").json();
+        assert_eq!(all["node"]["nodes"].as_array().map(|nodes| nodes.len() as u64), Some(KEYS));
+        let members = client.request("GET", "/v2/members", "").expect("an answer").json();
+        assert_eq!(members["members"].as_array().map(Vec::len), Some(1), "{members}");
+        assert_eq!(members["members"][0]["name"], name(i));
+        assert_eq!(client.request("PUT", "/v2/keys/after", "value=1").expect("an answer").status, 201);
+    }
 }
 
 #[test]

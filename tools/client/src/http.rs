@@ -112,7 +112,7 @@ fn plain(error: &io::Error) -> String {
         io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
         io::ErrorKind::ConnectionReset => "read: connection reset by peer".into(),
-        _ => error.to_string(),
+        _ => tls::words(error),
     }
 }
 
@@ -280,7 +280,10 @@ impl Connection {
                     return Err(self.foreign("the head of the answer is too large"));
                 }
                 Ok(httparse::Status::Partial) => {
-                    self.fill_more(limits.per_request, limits)?;
+                    let nothing_yet = self.pending.is_empty();
+                    if self.fill(limits.per_request, limits)? == 0 {
+                        return Err(self.foreign(if nothing_yet { "EOF" } else { "unexpected EOF" }));
+                    }
                     continue;
                 }
                 Err(e) => return Err(self.foreign(&format!("malformed HTTP response: {e}"))),

@@ -142,7 +142,7 @@ pub fn step(stream: &mut TlsStream) -> io::Result<()> {
     })
 }
 
-/// A failed handshake in Go's words where it has its own.
+/// A failed exchange in Go's words where it has its own.
 pub fn words(error: &io::Error) -> String {
     use rustls::{CertificateError, Error, InvalidMessage};
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -155,8 +155,21 @@ pub fn words(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
             "x509: certificate has expired or is not yet valid".into()
         }
+        Some(Error::AlertReceived(alert)) => format!("remote error: tls: {}", spaced(&format!("{alert:?}"))),
         Some(other) => other.to_string(),
         None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".into(),
         None => error.to_string(),
     }
+}
+
+/// `BadCertificate` as `bad certificate`.
+fn spaced(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push(' ');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
 }
