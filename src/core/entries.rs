@@ -12,6 +12,7 @@ use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, 
 pub use raft::eraftpb::{Entry, EntryType};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
+use ringd_storage::mutation::{self, Mutation};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
 
 use super::event::Install;
@@ -40,7 +41,8 @@ impl Append {
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let marker = self.replaces_log.map(|marker| Record::SnapshotMarker { marker, replaces_log: true });
         let entries = self.entries.iter().map(|entry| Record::Entry(entry_ref(entry)));
-        let hard_state = self.hard_state.as_ref().map(|state| {
+        let hard_state = self.hard_state.as_ref().filter(|_| !mutation::is_on(Mutation::DropHardState));
+        let hard_state = hard_state.map(|state| {
             Record::HardState(StoredHardState {
                 term: Term::new(state.term),
                 vote: MemberId::new(state.vote),

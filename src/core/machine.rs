@@ -11,6 +11,7 @@
 use raft::eraftpb::{Entry, EntryType};
 use ringd_storage::codec;
 use ringd_storage::ids::{RaftIndex, Term, UnixNanos};
+use ringd_storage::mutation::{self, Mutation};
 use ringd_storage::payload::{Command, MemberRecord, Proposal, ProposalId};
 
 use super::auth::Auth;
@@ -56,7 +57,13 @@ impl Machine {
         assert_eq!(entry.index, self.applied.next().get(), "entries are applied in order");
         let outcome = match entry.get_entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
-            EntryType::EntryNormal => self.apply_proposal(&entry.data, effects),
+            EntryType::EntryNormal => {
+                if mutation::is_on(Mutation::ApplyTwice) && !self.own_was_applied && self.members.len() > 0 {
+                    self.apply_proposal(&entry.data, effects).and_then(|()| self.apply_proposal(&entry.data, effects))
+                } else {
+                    self.apply_proposal(&entry.data, effects)
+                }
+            }
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                 self.apply_conf_change(replica, entry, effects)
             }

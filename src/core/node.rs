@@ -10,6 +10,7 @@
 //! 3. All proposals of a turn become one raft message, hence one append.
 
 use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term, UnixNanos};
+use ringd_storage::mutation::{self, Mutation};
 use ringd_storage::payload::{Command, ItemClass, MemberRecord};
 use ringd_storage::snapshot::push_item;
 
@@ -38,6 +39,9 @@ const EXPIRY_PERIOD_NANOS: u64 = 500_000_000;
 const QUEUED_MAX: usize = 16_384;
 /// Raft entries dropped from memory per turn after a snapshot: bounds the time of one turn.
 const COMPACT_STEP: u64 = 1024;
+
+/// Stands for this node itself among the readers: its question at a start whether it knows everything.
+const PRESENT: ClientToken = ClientToken { slot: u32::MAX, generation: u32::MAX, seq: u32::MAX };
 
 /// What a node is and how it behaves.
 #[derive(Clone, Debug)]
@@ -129,6 +133,8 @@ pub struct Node {
     was_leader: bool,
     known_leader: MemberId,
     published: bool,
+    /// The question [`PRESENT`] is under way, and it was answered.
+    present: (bool, bool),
     publish_pending: Option<Pending>,
     version_pending: Option<Pending>,
     expire_pending: Option<Pending>,
@@ -163,7 +169,8 @@ impl Node {
             log: start.log,
         })?;
         let proposals = Proposals::new(config.id, start.now);
-        let gate = start.may_have_forgotten.then(Gate::default);
+        let forgot = start.may_have_forgotten && !mutation::is_on(Mutation::VoteAfterForgetting);
+        let gate = forgot.then(Gate::default);
         if gate.is_some() {
             replica.set_vote_floor(Some(VoteFloor::Nobody));
         }
@@ -192,6 +199,7 @@ impl Node {
             was_leader: false,
             known_leader: MemberId::default(),
             published: false,
+            present: (false, false),
             publish_pending: None,
             version_pending: None,
             expire_pending: None,
@@ -270,13 +278,18 @@ impl Node {
         effects.ended.append(&mut self.owed.ended);
         effects.notices.append(&mut self.owed.notices);
         self.announce(now);
+        self.ask_for_the_present();
         loop {
             self.flush_proposals(effects);
             self.advance_reconfig(effects);
             if self.has_leader()
                 && let Some(context) = self.reads.begin_round(self.tick)
             {
-                self.replica.read_index(context);
+                if mutation::is_on(Mutation::ReadWithoutRound) {
+                    self.reads.confirmed(&context, self.machine.applied);
+                } else {
+                    self.replica.read_index(context);
+                }
             }
             let pumped =
                 self.replica.pump(effects, |replica, entry, effects| self.machine.apply(replica, &entry, effects));
@@ -443,11 +456,37 @@ impl Node {
         own.name == self.config.name && own.client_urls == self.config.client_urls
     }
 
-    fn notice_changes(&mut self, effects: &mut Effects) {
-        // An entry of this term was applied, hence everything that was ever committed before it: what local reads show
-        // from here on never lies behind what was acknowledged before a restart (raft paper, section 8).
-        if !self.published
+    /// A follower that has applied an entry of this term asks the leader how far it is: it may have shown its clients
+    /// more before it was restarted within the term.
+    fn ask_for_the_present(&mut self) {
+        let (asked, answered) = self.present;
+        if !(self.published || asked || answered)
+            && self.has_leader()
+            && !self.replica.is_leader()
             && self.machine.applied_term == self.replica.term()
+        {
+            self.present = (true, false);
+            self.reads.push(PRESENT, self.tick);
+        }
+    }
+
+    /// Whether everything that was ever acknowledged before this start is applied: an entry that this node proposed
+    /// since then was, or, where it leads, any entry of its term (raft paper, section 8), or the leader was asked.
+    fn knows_the_present(&mut self, effects: &mut Effects) -> bool {
+        if self.present.0
+            && let Some(place) = effects.reads_ready.iter().position(|token| *token == PRESENT)
+        {
+            effects.reads_ready.remove(place);
+            self.present = (false, true);
+        }
+        let leads = self.replica.is_leader() && self.machine.applied_term == self.replica.term();
+        leads || self.machine.own_was_applied || self.present.1
+    }
+
+    fn notice_changes(&mut self, effects: &mut Effects) {
+        let knows = self.knows_the_present(effects);
+        if !self.published
+            && (knows || mutation::is_on(Mutation::ServeEarly))
             && self.replica.leader() != MemberId::default()
             && self.machine.members.get(self.config.id).is_some_and(|own| self.is_published(own))
         {
@@ -467,6 +506,10 @@ impl Node {
         }
         if let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) {
             self.reads.expire(oldest, &mut effects.reads_failed);
+            if let Some(place) = effects.reads_failed.iter().position(|token| *token == PRESENT) {
+                effects.reads_failed.remove(place);
+                self.present = (false, false);
+            }
         }
     }
 

@@ -403,6 +403,31 @@ fn a_restarted_member_is_ready_only_when_everything_acknowledged_is_applied_agai
     assert!(again.store().get(b"/a").is_ok());
 }
 
+#[test]
+fn a_follower_restarted_within_the_term_asks_before_it_serves() {
+    let mut cluster = Cluster::led(3);
+    cluster.put(1, 1, "/a", "1", None);
+    cluster.settle();
+    cluster.tick(1);
+    assert_eq!(cluster.answers(1).len(), 1, "acknowledged by the follower");
+    cluster.nodes[1] = start(config(2), &cluster.disks[1].clone(), cluster.now);
+    cluster.effects[1] = Effects::default();
+    cluster.poll(1);
+    // A heartbeat arrives; whatever the follower asks is on the way.
+    cluster.input(0, Input::Tick);
+    cluster.poll(0);
+    while let Some(message) = cluster.mail.pop_front() {
+        if message.to == 2 {
+            cluster.input(1, Input::Peer(message));
+        }
+    }
+    cluster.poll(1);
+    assert!(!cluster.effects[1].notices.contains(&Notice::Published), "it may have shown more before");
+    cluster.tick(2);
+    assert!(cluster.effects[1].notices.contains(&Notice::Published));
+    assert!(cluster.effects[1].reads_ready.is_empty(), "its own question is nobody else's");
+}
+
 /// A store's items, sorted as storage sorts them.
 fn capture(node: &mut Node) -> (BTreeMap<Vec<u8>, Vec<u8>>, SnapshotDone) {
     node.force_snapshot(&mut Effects::default());

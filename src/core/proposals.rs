@@ -68,7 +68,8 @@ impl Proposals {
     /// Whether this member made a proposal since its start.
     #[must_use]
     pub fn is_own(&self, id: ProposalId) -> bool {
-        id.origin == self.origin && id.seq >= self.start_seq
+        // The upper bound matters after a start whose clock lies before that of an earlier one.
+        id.origin == self.origin && (self.start_seq..self.next_seq()).contains(&id.seq)
     }
 
     fn next_seq(&self) -> u64 {
@@ -254,6 +255,16 @@ mod tests {
         assert_eq!(refused, [token(6)]);
         assert_eq!(proposals.applied(reserved), Some(token(5)));
         assert_eq!(proposals.outstanding(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_no_old_proposal_ones_own() {
+        let mut proposals = filled(2);
+        assert!(proposals.is_own(id(1)));
+        let later = ProposalId { origin: MemberId::new(1), seq: 5_000_000 };
+        assert!(!proposals.is_own(later), "made by an earlier start whose clock was ahead");
+        proposals.take_queued();
+        assert!(proposals.is_own(id(0)));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
+use ringd_storage::mutation::{self, Mutation};
 
 pub use super::entries::{Append, ConfChangeEntry, MemberVote, ReadyNumber, entry_from_record};
 use super::event::{Effects, Install, SnapshotDone};
@@ -388,7 +389,10 @@ impl Replica {
         let mut last = None;
         let mut snapshot = None;
         while let Some(front) = self.held.front() {
-            if front.must_sync && front.number > self.synced {
+            let (leads, counts_too_early) = (self.raw.raft.state == StateRole::Leader, mutation::is_on);
+            let too_early = leads && counts_too_early(Mutation::AnswerBeforeSync)
+                || !leads && counts_too_early(Mutation::SkipFollowerSync);
+            if front.must_sync && front.number > self.synced && !too_early {
                 break;
             }
             let mut released = self.held.pop_front().expect("front exists");

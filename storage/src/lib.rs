@@ -12,6 +12,7 @@ pub mod fs;
 pub mod ids;
 pub mod medium;
 pub mod memory;
+pub mod mutation;
 pub mod payload;
 pub mod prepare;
 pub mod record;

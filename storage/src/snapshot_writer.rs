@@ -12,6 +12,7 @@ use std::io;
 
 use crate::format::TEMPORARY_SUFFIX;
 use crate::medium::{Medium, StoredFile};
+use crate::mutation::{self, Mutation};
 use crate::snapshot::{
     BLOCK_BYTES, BLOCK_HEADER_BYTES, ITEM_HEADER_BYTES, SNAPSHOT_MAGIC, SNAPSHOT_VERSION, SnapshotError, SnapshotFault,
     SnapshotMeta, TRAILER_BYTES, block_crc,
@@ -201,6 +202,7 @@ impl<M: Medium> Publish<M> {
                 self.places = Vec::new();
                 Ok(())
             }
+            PublishStep::SyncFile if mutation::is_on(Mutation::NameBeforeSync) => Ok(()),
             PublishStep::SyncFile => self.file.as_ref().expect("created two steps before").sync_data(),
             PublishStep::Rename => self.medium.rename(&self.temporary(), &self.name),
             PublishStep::SyncDirectory => self.medium.sync_dir(),

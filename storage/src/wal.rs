@@ -24,6 +24,7 @@ use crate::format::{
 use crate::frame::{FrameBuffer, Place};
 use crate::ids::{RaftIndex, SegmentSeq, Term, WalIndex};
 use crate::medium::Medium;
+use crate::mutation::{self, Mutation};
 use crate::prepare::{PrepareError, Retired, Spare, prepare_spare};
 use crate::record::{EntryRef, HardState};
 use crate::segment::{Sealed, Tail};
@@ -60,6 +61,9 @@ impl WalOptions {
 
     /// A segment's epoch: well mixed, different for every segment of a process, never zero.
     pub(crate) fn epoch(&self, seq: SegmentSeq) -> u64 {
+        if mutation::is_on(Mutation::AcceptStaleFrame) {
+            return 1;
+        }
         // splitmix64 (Steele, Lea, Flood 2014), whose output function is a bijection.
         let mut z = self.epoch_seed.wrapping_add(seq.get().wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ringd_storage::ids::EtcdIndex;
+use ringd_storage::mutation::{self, Mutation};
 
 use super::event::{Action, Event};
 
@@ -49,7 +50,8 @@ impl History {
         }
         self.bytes += event.weight();
         self.ring.push_back(event);
-        while self.ring.len() > self.events_max || (self.bytes > self.bytes_max && self.ring.len() > 1) {
+        let events_max = self.events_max - usize::from(mutation::is_on(Mutation::LoseHistoryEvent));
+        while self.ring.len() > events_max.max(1) || (self.bytes > self.bytes_max && self.ring.len() > 1) {
             let oldest = self.ring.pop_front().expect("more than one event");
             self.bytes -= oldest.weight();
             if let Some(capture) = &mut self.capture

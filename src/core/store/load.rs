@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use ringd_storage::codec::{self, CodecError};
 use ringd_storage::ids::EtcdIndex;
+use ringd_storage::mutation::{self, Mutation};
 use ringd_storage::payload::{EventNode, EventRecord, ItemClass, NodeRecord, StoreRecord};
 
 use super::event::{Action, Event};
@@ -141,7 +142,9 @@ impl Loader {
         if store.tree.find(path).is_some() {
             return Err(inconsistent(key, "a path occurs once"));
         }
-        let deadline = record.expires_at.map(|at| Deadline { at, seq: record.expiry_seq });
+        let forgets = mutation::is_on(Mutation::ForgetRefresh) && record.modified > record.created;
+        let expires_at = record.expires_at.filter(|_| !forgets);
+        let deadline = expires_at.map(|at| Deadline { at, seq: record.expiry_seq });
         if let Some(deadline) = deadline
             && (deadline.seq >= store.expiry.next_seq() || store.expiry.contains(deadline))
         {

@@ -29,6 +29,7 @@ use ringd_storage::prepare::{Retired, discard, prepare_spare};
 use ringd_storage::record::Record;
 use ringd_storage::recover::{holds_wal, note_empty_start, recover};
 use ringd_storage::snapshot::{Publish, SnapshotMeta, SnapshotReader, SnapshotWriter, retain, snapshot_name};
+use ringd_storage::walk::WalkError;
 use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal, WalOptions};
 
 use crate::disk::Disk;
@@ -179,7 +180,10 @@ impl Host {
             let identity = Identity { cluster, member: self.id };
             Wal::create(wal_dir.clone(), identity, options).map_err(|error| later(&error))?;
         }
-        let mut recovered = recover(wal_dir, &snap_dir, options).map_err(|error| refused(&error))?;
+        let mut recovered = recover(wal_dir, &snap_dir, options).map_err(|error| match error {
+            WalkError::Io { .. } => later(&error),
+            WalkError::Refused(_) | WalkError::Empty(_) => refused(&error),
+        })?;
         if recovered.entries.is_empty() && recovered.snapshot.is_none() && !self.config.initial.is_empty() {
             let mut frame = recovered.wal.begin();
             for record in bootstrap_log(&self.config.initial).records() {

@@ -105,6 +105,13 @@ impl World {
         if job.sent_at.is_some_and(|sent| now < sent + 10 * SECOND) {
             return;
         }
+        if let (Step::Add(_), Some(_)) = (job.step, job.sent_at) {
+            // It may have been added by the try nobody answered, and then the others may need it to go on.
+            let host = job.host;
+            self.trouble[usize::from(host)].gone = false;
+            self.queue.plan(now, Event::Start(host));
+        }
+        let Some(job) = &mut self.operator.job else { return };
         let change = match job.step {
             Step::Remove(id) => MemberChange::Remove(id),
             Step::Add(id) => {

@@ -195,6 +195,9 @@ impl Profile {
         let duplicate_ppm = rng.range(2_000, 50_000) as u32;
         let snapshot_break_ppm = rng.range(100_000, 600_000) as u32;
         let skew = rng.range(MILLI, 3 * SECOND);
+        let value_bytes = *rng.pick(&[24, 64, 400, 2000]);
+        // What a follower may have to take in one turn fits into the scaled-down segments.
+        let entries_max = 100_000 / (value_bytes + 150);
         let least = rng.range(50 * MICRO, 500 * MICRO);
         Self {
             members,
@@ -210,11 +213,11 @@ impl Profile {
             latency: (least, rng.range(100 * MICRO, 5 * MILLI)),
             sync: rng.range(200 * MICRO, 4 * MILLI),
             turn_wait: *rng.pick(&[0, 0, 100 * MICRO, MILLI]),
-            snapshot_entries: rng.range(20, 400),
-            catch_up_entries: rng.range(1, 150),
+            snapshot_entries: rng.range(20, 400.min(entries_max)),
+            catch_up_entries: rng.range(1, 150.min(entries_max / 2)),
             history_events: *rng.pick(&[10, 50, 1000]),
             faulty: rng.range(20, 60) * SECOND,
-            value_bytes: *rng.pick(&[24, 64, 400, 2000]),
+            value_bytes,
         }
     }
 

@@ -63,7 +63,7 @@ pub fn catch_panics() {
 /// Runs one seed. Call [`catch_panics`] once before.
 #[must_use]
 pub fn run(seed: u64, off: Off, traced: bool) -> Outcome {
-    let mut world = World::new(seed, Profile::draw(seed, off), off, traced);
+    let mut world = World::new(seed, Profile::draw(seed, off), traced);
     let result = panic::catch_unwind(AssertUnwindSafe(|| play(&mut world)));
     if result.is_err() {
         let what = PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();

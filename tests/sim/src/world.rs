@@ -22,7 +22,7 @@ use crate::faults::Trouble;
 use crate::host::{Host, HostConfig, StartFailure};
 use crate::net::Net;
 use crate::operator::Operator;
-use crate::profile::{KINDS, Kind, Off, Profile};
+use crate::profile::{KINDS, Kind, Profile};
 use crate::rng::Rng;
 use crate::time::{MILLI, Nanos, Queue, SECOND};
 use crate::watcher::Watcher;
@@ -126,7 +126,7 @@ pub(crate) fn member(id: u64) -> Member {
 impl World {
     /// A world at its beginning: no host runs yet.
     #[must_use]
-    pub fn new(seed: u64, profile: Profile, off: Off, traced: bool) -> Self {
+    pub fn new(seed: u64, profile: Profile, traced: bool) -> Self {
         let mut rng = Rng::new(seed, 1);
         let initial: Vec<Member> = (1..=u64::from(profile.members)).map(member).collect();
         let fault_rngs = KINDS.iter().map(|kind| Rng::new(seed, 3000 + kind.place() as u64)).collect();
@@ -175,8 +175,8 @@ impl World {
         for kind in KINDS {
             world.plan_fault(kind);
         }
-        if off == Off::MAX {
-            world.quiet = true;
+        if world.profile.skew > 0 {
+            world.count(Kind::ClockSkew);
         }
         world
     }
