@@ -155,13 +155,16 @@ fn the_log_level_changes_while_it_runs() {
 }
 
 #[test]
-fn a_peer_listener_answers_health_without_browsers_lines() {
+fn a_peer_listener_answers_without_browsers_lines() {
     let site = Site::new();
     let server = site.start();
     let mut peer = Client::open(site.peer_port).expect("a connection");
     let health = peer.request("GET", "/health", "").expect("an answer");
     assert_eq!((health.status, health.header("access-control-allow-origin")), (200, None));
-    assert_eq!(peer.request("GET", "/metrics", "").expect("an answer").status, 404);
+    assert_eq!(peer.request("GET", "/metrics", "").expect("an answer").status, 200);
+    let members = peer.request("GET", "/members", "").expect("an answer");
+    assert_eq!((members.status, members.json()[0]["name"].as_str()), (200, Some("default")));
+    assert_eq!(peer.request("GET", "/v2/keys/", "").expect("an answer").status, 404);
     assert_eq!(get(&site, "/health").header("access-control-allow-origin"), Some("*"));
     drop(server);
 }

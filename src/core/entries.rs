@@ -7,10 +7,14 @@
 //! recovery needs them.
 
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState};
+use raft::eraftpb::{
+    ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType,
+};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};
+
+use super::event::Install;
 
 /// Numbers the readies of one run; appends are durable in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -190,4 +194,20 @@ pub struct MemberVote(pub(super) ConfChange);
 pub fn first_append(entries: Vec<Entry>, term: Term, commit: RaftIndex) -> Append {
     let hard_state = HardState { term: term.get(), commit: commit.get(), ..HardState::default() };
     Append { ready: ReadyNumber(0), replaces_log: None, entries, hard_state: Some(hard_state), must_sync: true }
+}
+
+/// The snapshot that a message tells its receiver to install, whose file travels beside it.
+#[must_use]
+pub fn snapshot_named(message: &Message) -> Option<Install> {
+    if message.get_msg_type() != MessageType::MsgSnapshot {
+        return None;
+    }
+    let meta = message.get_snapshot().get_metadata();
+    Some(Install { index: RaftIndex::new(meta.index), term: Term::new(meta.term) })
+}
+
+/// Whether a message carries proposals: whoever carries messages may lose it, but must never deliver it twice.
+#[must_use]
+pub fn is_forwarded_proposal(message: &Message) -> bool {
+    message.get_msg_type() == MessageType::MsgPropose
 }

@@ -145,7 +145,7 @@ pub struct Answer {
 
 /// What one member tells another in the handshake of a connection, so that a member that may have forgotten what it
 /// once acknowledged (an empty disk, a cut tail) neither votes nor campaigns before it can do no harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Standing {
     /// The last entry of its log.
     pub last_index: RaftIndex,
@@ -153,6 +153,8 @@ pub struct Standing {
     pub last_term: Term,
     /// Its log holds more than the entries a cluster begins with.
     pub past_bootstrap: bool,
+    /// The voters as of the last change it has applied; none before it knows any.
+    pub voters: Vec<MemberId>,
     /// It knows a name of the member it talks to: that one has run before. A member with a new, empty log that hears
     /// this has lost its disk and must stop, as in etcd ("member ... has already been bootstrapped").
     pub knows_you: bool,

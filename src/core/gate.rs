@@ -14,7 +14,9 @@
 //!    moments of a cluster, while the only one that knows is away, is not told apart; etcd has the same gap.)
 //!
 //! While it is closed, and every other voter has told its position, votes go to logs that reach the furthest of all of
-//! them: after a power cut of the whole cluster every member may have cut its tail, and somebody has to begin.
+//! them: after a power cut of the whole cluster every member may have cut its tail, and somebody has to begin. (Who
+//! votes is told by the furthest log's applied configuration. If two changes of membership in a row were committed and
+//! not applied there, and the entry is only on a member of the second, it could be missed.)
 
 use std::collections::BTreeMap;
 
@@ -55,20 +57,25 @@ impl Gate {
     /// cluster begins with.
     #[must_use]
     pub fn verdict(&self, own: MemberId, position: LogPosition, is_fresh: bool, voters: &[MemberId]) -> Verdict {
-        let heard = || voters.iter().filter_map(|voter| self.heard.get(voter).filter(|_| *voter != own));
-        let others = voters.iter().filter(|voter| **voter != own).count();
+        let mut others = voters.iter().filter(|voter| **voter != own).peekable();
+        let is_alone = voters.contains(&own) && others.peek().is_none();
+        let of_voters: Vec<&Standing> = others.filter_map(|voter| self.heard.get(voter)).collect();
         let nothing_yet = is_fresh
             && voters.contains(&own)
-            && heard().count() + 1 > voters.len() / 2
-            && heard().all(|standing| !standing.past_bootstrap && !standing.knows_you && !standing.removed_you);
-        if self.is_proven || others == 0 && voters.contains(&own) || nothing_yet {
+            && of_voters.len() + 1 > voters.len() / 2
+            && self.heard.values().all(|said| !said.past_bootstrap && !said.knows_you && !said.removed_you);
+        if self.is_proven || is_alone || nothing_yet {
             return Verdict::Open;
         }
-        if heard().count() < others || voters.is_empty() {
-            return Verdict::Closed(VoteFloor::Nobody);
+        // Whoever has the furthest log knows best who votes: a member that left since will never be heard.
+        let said = self.heard.values().map(|said| ((said.last_term, said.last_index), said.voters.as_slice()));
+        let (furthest, voters) = said.chain([(position, voters)]).max().expect("there is at least the own log");
+        let all_heard = voters.iter().all(|voter| *voter == own || self.heard.contains_key(voter));
+        if all_heard && !voters.is_empty() {
+            Verdict::Closed(VoteFloor::From(furthest))
+        } else {
+            Verdict::Closed(VoteFloor::Nobody)
         }
-        let furthest = heard().map(|standing| (standing.last_term, standing.last_index)).max();
-        Verdict::Closed(VoteFloor::From(furthest.map_or(position, |furthest| furthest.max(position))))
     }
 }
 
@@ -90,7 +97,7 @@ mod tests {
 
     fn standing(term: u64, index: u64) -> Standing {
         let (last_term, last_index) = at(term, index);
-        Standing { last_index, last_term, past_bootstrap: term > 1, ..Standing::default() }
+        Standing { last_index, last_term, past_bootstrap: term > 1, voters: voters(), ..Standing::default() }
     }
 
     #[test]
@@ -102,6 +109,11 @@ mod tests {
         gate.hear(MemberId::new(3), standing(4, 90));
         let from = Verdict::Closed(VoteFloor::From(at(4, 90)));
         assert_eq!(gate.verdict(OWN, at(1, 3), true, &voters()), from, "the cluster exists");
+        gate.hear(MemberId::new(3), Standing { voters: vec![OWN, MemberId::new(3)], ..standing(4, 90) });
+        let mut gate = Gate { heard: gate.heard.split_off(&MemberId::new(3)), is_proven: false };
+        assert_eq!(gate.verdict(OWN, at(1, 3), true, &voters()), from, "member 2 has left");
+        gate.hear(MemberId::new(3), standing(4, 90));
+        assert_eq!(gate.verdict(OWN, at(1, 3), true, &voters()), Verdict::Closed(VoteFloor::Nobody));
     }
 
     #[test]
@@ -125,8 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_that_knows_no_voter_votes_for_nobody() {
-        assert_eq!(Gate::default().verdict(OWN, at(0, 0), true, &[]), Verdict::Closed(VoteFloor::Nobody));
+    fn a_newcomer_votes_when_all_other_voters_were_heard() {
+        let mut gate = Gate::default();
+        assert_eq!(gate.verdict(OWN, at(0, 0), true, &[]), Verdict::Closed(VoteFloor::Nobody));
+        gate.hear(MemberId::new(9), Standing { voters: Vec::new(), ..standing(0, 0) });
+        gate.hear(MemberId::new(2), Standing { voters: vec![OWN, MemberId::new(2)], ..standing(4, 40) });
+        assert_eq!(gate.verdict(OWN, at(0, 0), true, &[]), Verdict::Closed(VoteFloor::From(at(4, 40))));
+        gate.hear(MemberId::new(2), Standing { voters: voters(), ..standing(5, 50) });
+        assert_eq!(gate.verdict(OWN, at(0, 0), true, &[]), Verdict::Closed(VoteFloor::Nobody), "one is missing");
     }
 
     #[test]

@@ -627,6 +627,7 @@ impl Node {
             last_index,
             last_term,
             past_bootstrap: last_term > BOOTSTRAP_TERM,
+            voters: self.replica.configuration().0,
             knows_you: self.machine.members.get(peer).is_some_and(|member| !member.name.is_empty()),
             removed_you: self.machine.members.is_removed(peer),
         }
@@ -713,6 +714,12 @@ impl Node {
     #[must_use]
     pub fn may_have_forgotten(&self) -> bool {
         self.gate.is_some()
+    }
+
+    /// Voters and learners as of the last applied change.
+    #[must_use]
+    pub fn configuration(&self) -> (Vec<MemberId>, Vec<MemberId>) {
+        self.replica.configuration()
     }
 
     /// Whether a member has a vote.

@@ -234,9 +234,14 @@ impl Storage for RaftLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        // A member refuses a snapshot that does not know it: one from before it joined is of no use to it.
+        let knows = |snapshot: &Snapshot| {
+            let members = snapshot.get_metadata().get_conf_state();
+            members.voters.contains(&to) || members.learners.contains(&to)
+        };
         match &self.snapshot {
-            Some(snapshot) if snapshot.get_metadata().index >= request_index => Ok(snapshot.clone()),
+            Some(snapshot) if snapshot.get_metadata().index >= request_index && knows(snapshot) => Ok(snapshot.clone()),
             _ => {
                 self.snapshot_missed.set(true);
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))

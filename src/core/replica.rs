@@ -643,7 +643,11 @@ impl Replica {
         }
         let last = raft.raft_log.last_index();
         let is_ready = |id: &&u64| {
-            raft.prs().get(**id).is_some_and(|progress| progress.recent_active && progress.matched + lag >= last)
+            raft.prs().get(**id).is_some_and(|progress| {
+                // It has answered appends: with a short log "close" would say nothing.
+                let answers = progress.recent_active && progress.state == ProgressState::Replicate;
+                answers && progress.matched + lag >= last
+            })
         };
         raft.prs().conf().learners().iter().filter(is_ready).min().copied().map(MemberId::new)
     }

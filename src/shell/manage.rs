@@ -92,6 +92,13 @@ fn right_to_manage(hub: &Hub, conn: &Conn, request: &Request<'_>, method: Method
     }
 }
 
+/// Whether a change of members may be proposed at all, as far as the streams to the others tell.
+fn may_reconfigure(hub: &Hub, change: &MemberChange) -> bool {
+    let node = hub.node.borrow();
+    let config = node.config();
+    !config.strict_reconfig_check || hub.peers.are_healthy_for(node.members(), config.id, change)
+}
+
 impl Responder {
     /// Answers or proposes a request for which [`is_managed`] holds. Nothing may be awaited by its connection.
     pub(super) fn manage(
@@ -286,6 +293,10 @@ impl Responder {
             _ => members::parse_id(id).map(MemberChange::Remove),
         };
         match change {
+            Ok(change) if !may_reconfigure(hub, &change) => {
+                tracing::warn!("not healthy for reconfigure, rejecting the change of members");
+                self.say(conn, 500, INTERNAL, Some(self.cluster_id()), reply)
+            }
             Ok(change) => {
                 let form = Form::Members(Box::new(change.clone()));
                 self.propose(hub, conn, form, body.len(), reply, |token| Input::Members { token, change })

@@ -114,7 +114,7 @@ pub async fn open(hub: &Rc<Hub>, to: MemberId, url: &Url, purpose: Purpose) -> i
     };
     let (stream, answer, rest) = dial::limited(HANDSHAKE_LIMIT, exchange).await?;
     let refused = |text: String| Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
-    if let Some(standing) = answer.standing.filter(|_| answer.cluster == Some(sent.cluster)) {
+    if let Some(standing) = answer.standing.clone().filter(|_| answer.cluster == Some(sent.cluster)) {
         hub.input(Input::PeerStanding { member: to, standing });
     }
     match verdict(&answer, &sent) {

@@ -24,7 +24,7 @@ use super::notify::Notify;
 use super::{clock, peer_out};
 use crate::config::url::Url;
 use crate::core::event::Input;
-use crate::core::membership::Member;
+use crate::core::membership::{Member, MemberChange, Membership};
 use crate::core::replica::PeerMessage;
 use crate::metrics::{self, PeerMetrics, nanos};
 use crate::wire::peer_frame::{Class, MessageTooLong, Outbox, addressee, classify};
@@ -35,6 +35,8 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const TIMED_MAX: usize = 1024;
 /// Members known from handshakes alone (the table has not told of them yet).
 const STRANGERS_MAX: usize = 16;
+/// A member counts as healthy for a change of members when it has been reached for so long, as in etcd.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 /// Between two probes of every stream.
 const PROBE_PERIOD: Duration = Duration::from_secs(1);
 /// Probes after which a silent stream is dead: five seconds, as in etcd.
@@ -49,8 +51,8 @@ pub struct Peer {
     pub outbox: RefCell<Outbox>,
     /// There is something to send, or the stream is over.
     pub wake: Notify,
-    /// A stream to it stands.
-    connected: Cell<bool>,
+    /// Since when a stream to it stands.
+    connected: Cell<Option<Instant>>,
     /// Probes since something was last heard on the stream to it. Probes are counted, not seconds: a process that was
     /// stopped for a while must not hold it against others.
     pub unanswered: Cell<u32>,
@@ -90,12 +92,12 @@ impl Peer {
     /// Whether a stream to it stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.connected.get()
+        self.connected.get().is_some()
     }
 
     /// The stream to it stands, or no longer.
     pub fn set_connected(&self, connected: bool) {
-        self.connected.set(connected);
+        self.connected.set(connected.then(clock::monotonic));
         self.metrics.active.set(connected);
         self.unanswered.set(0);
         self.silent.set(false);
@@ -106,7 +108,7 @@ impl Peer {
     /// Queues a message. False when it was dropped.
     fn queue(&self, message: &PeerMessage, now: Instant) -> bool {
         let mut outbox = self.outbox.borrow_mut();
-        let taken = self.connected.get() && outbox.len() < QUEUE_BYTES_MAX;
+        let taken = self.is_connected() && outbox.len() < QUEUE_BYTES_MAX;
         if !taken {
             metrics::add(&self.metrics.sent_failures, 1);
             self.metrics.latency.borrow_mut().fail += 1;
@@ -178,6 +180,25 @@ impl Peers {
     pub fn reached(&self) -> (usize, usize) {
         let book = self.book.borrow();
         (book.values().filter(|peer| peer.is_connected()).count(), book.len())
+    }
+
+    /// etcd's strict check of a change of members, the part that depends on streams: a member joins only while all
+    /// others have been reached for [`HEALTHY_AFTER`], and one that is reached leaves only if a quorum remains without
+    /// it.
+    #[must_use]
+    pub fn are_healthy_for(&self, members: &Membership, own: MemberId, change: &MemberChange) -> bool {
+        let book = self.book.borrow();
+        let is_steady = |id: MemberId| {
+            let since = book.get(&id).and_then(|peer| peer.connected.get());
+            id == own || since.is_some_and(|since| since.elapsed() >= HEALTHY_AFTER)
+        };
+        let steady = members.iter().filter(|member| is_steady(member.id)).count();
+        match change {
+            MemberChange::Add(_) => steady == members.len(),
+            MemberChange::Remove(id) if *id != own && !book.get(id).is_some_and(|peer| peer.is_connected()) => true,
+            MemberChange::Remove(_) => steady > 1 + members.len().saturating_sub(1) / 2,
+            MemberChange::Update { .. } => true,
+        }
     }
 
     /// Streams that others opened.

@@ -28,7 +28,7 @@ const FROM: &str = "X-Server-From";
 const TO: &str = "X-Raft-To";
 const URLS: &str = "X-PeerURLs";
 const VERSION: &str = "X-Ringd-Protocol";
-/// Five numbers: last index, last term, past bootstrap, knows you, removed you.
+/// Last index, last term, past bootstrap, knows you, removed you, and the voters' ids with commas between them.
 const STANDING: &str = "X-Ringd-Standing";
 const BYTES: &str = "X-Snapshot-Bytes";
 
@@ -134,25 +134,31 @@ pub fn parse_request(head: &[u8]) -> Option<Handshake> {
 
 fn render_standing(standing: &Standing) -> String {
     let flag = u8::from;
+    let voters: Vec<String> = standing.voters.iter().map(ToString::to_string).collect();
     format!(
-        "{} {} {} {} {}",
+        "{} {} {} {} {} {}",
         standing.last_index,
         standing.last_term,
         flag(standing.past_bootstrap),
         flag(standing.knows_you),
-        flag(standing.removed_you)
+        flag(standing.removed_you),
+        voters.join(",")
     )
 }
 
 fn parse_standing(text: &str) -> Option<Standing> {
-    let mut numbers = text.split(' ').map(|number| number.parse::<u64>().ok());
-    let mut next = || numbers.next().flatten();
+    let mut words = text.splitn(6, ' ');
+    let mut next = || words.next()?.parse::<u64>().ok();
+    let (last_index, last_term, past_bootstrap, knows_you, removed_you) = (next()?, next()?, next()?, next()?, next()?);
+    // Without voters the line ends in a blank, which HTTP cuts off.
+    let voters = words.next().unwrap_or_default().split(',').filter(|id| !id.is_empty());
     Some(Standing {
-        last_index: RaftIndex::new(next()?),
-        last_term: Term::new(next()?),
-        past_bootstrap: next()? == 1,
-        knows_you: next()? == 1,
-        removed_you: next()? == 1,
+        last_index: RaftIndex::new(last_index),
+        last_term: Term::new(last_term),
+        past_bootstrap: past_bootstrap == 1,
+        knows_you: knows_you == 1,
+        removed_you: removed_you == 1,
+        voters: voters.map(|id| hex(id).map(MemberId::new)).collect::<Option<_>>()?,
     })
 }
 
@@ -274,18 +280,21 @@ mod tests {
             to: MemberId::new(0xffff_ffff_ffff_fff2),
             protocol: PROTOCOL_VERSION,
             peer_urls: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
-            standing: STANDING_SENT,
+            standing: standing(&[1, 0xffff_ffff_ffff_fff2]),
             purpose,
         }
     }
 
-    const STANDING_SENT: Standing = Standing {
-        last_index: RaftIndex::new(17),
-        last_term: Term::new(3),
-        past_bootstrap: true,
-        knows_you: false,
-        removed_you: true,
-    };
+    fn standing(voters: &[u64]) -> Standing {
+        Standing {
+            last_index: RaftIndex::new(17),
+            last_term: Term::new(3),
+            past_bootstrap: true,
+            voters: voters.iter().copied().map(MemberId::new).collect(),
+            knows_you: false,
+            removed_you: true,
+        }
+    }
 
     #[test]
     fn a_handshake_reads_back() {
@@ -316,10 +325,10 @@ mod tests {
                 _ => (sent.cluster, own),
             };
             let mut bytes = Vec::new();
-            render_verdict(&mut bytes, &verdict_sent, (cluster, member), &STANDING_SENT);
+            render_verdict(&mut bytes, &verdict_sent, (cluster, member), &standing(&[]));
             let answer = parse_answer(&bytes).unwrap().unwrap();
             assert_eq!(verdict(&answer, &sent), Some(verdict_sent));
-            assert_eq!(answer.standing, Some(STANDING_SENT));
+            assert_eq!(answer.standing, Some(standing(&[])));
             assert_eq!(bytes.len() - answer.head_bytes, answer.length.unwrap_or(0) as usize);
             assert_eq!(parse_answer(&bytes[..answer.head_bytes - 1]), Ok(None));
         }

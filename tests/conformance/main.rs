@@ -28,6 +28,9 @@ use server::{Profile, Programs, Servers};
 /// Servers that share the cases of one group; most cases wait (for disks, TTLs, watches) rather than work.
 const SERVERS: usize = 4;
 
+/// Members of a cluster.
+const MEMBERS: usize = 3;
+
 /// One line to the terminal, past the test harness's capture.
 fn say(line: &str) {
     // Nothing is lost for the verdict if there is no terminal to write to.
@@ -108,10 +111,49 @@ fn run_group(group: &str) {
         thread::scope(|scope| {
             for (profile, jobs) in jobs {
                 let (programs, tally) = (&programs, &tally);
-                scope.spawn(move || run_jobs(programs, profile, &jobs, tally));
+                scope.spawn(move || run_jobs(programs, (profile, 0), &jobs, tally));
             }
         });
     }
+    report(group, started, tally);
+}
+
+/// Runs the cases of a kind that suit any server against the members of clusters of three: each case against one of
+/// them, or against the one that `RINGD_CONFORMANCE_MEMBER` names, or with `all` against each.
+fn run_on_members(kind: &str) {
+    let only = setting("ONLY");
+    let waiting = if setting("ALL").is_some() || only.is_some() { Vec::new() } else { cases::waiting() };
+    let chosen = setting("MEMBER");
+    let takes = |member: usize, place: usize| match chosen.as_deref() {
+        Some("all") => true,
+        Some(number) => number.parse() == Ok(member),
+        None => place % MEMBERS == member,
+    };
+    let files = GROUPS.iter().filter(|group| group.1 == kind).flat_map(|group| group.2);
+    let suits = |case: &Case| case.needs().all(|need| need == "cluster3" || need == "default-cors");
+    let cases = files.flat_map(|file| cases::load(kind, file)).filter(suits).enumerate().filter(|(_, case)| {
+        only.as_ref().is_none_or(|list| list.split(',').any(|glob| cases::matches(glob, &case.name)))
+            && !waiting.iter().any(|w| cases::matches(&w.glob, &case.name))
+    });
+    let mut jobs: [Vec<(usize, Case)>; MEMBERS] = Default::default();
+    for (place, case) in cases {
+        for (member, jobs) in jobs.iter_mut().enumerate().filter(|(member, _)| takes(*member, place)) {
+            jobs.push((place * MEMBERS + member, case.clone()));
+        }
+    }
+    let (started, mut tally) = (Instant::now(), Tally::default());
+    let programs = programs(kind == "v2_ctl");
+    let shared = Mutex::new(&mut tally);
+    thread::scope(|scope| {
+        for (member, jobs) in jobs.iter().enumerate().filter(|(_, jobs)| !jobs.is_empty()) {
+            let (programs, shared) = (&programs, &shared);
+            scope.spawn(move || run_jobs(programs, (Profile::Cluster, member), jobs, shared));
+        }
+    });
+    report(&format!("{kind} on members"), started, tally);
+}
+
+fn report(group: &str, started: Instant, tally: Tally) {
     let Tally { passed, waiting, skipped, failures } = tally;
     let took = started.elapsed().as_secs_f64();
     let skipped =
@@ -123,7 +165,12 @@ fn run_group(group: &str) {
 }
 
 /// Runs `jobs`, sharing them among servers of `profile`.
-fn run_jobs(programs: &Programs, profile: Profile, jobs: &[(usize, Case)], tally: &Mutex<&mut Tally>) {
+fn run_jobs(
+    programs: &Programs,
+    (profile, member): (Profile, usize),
+    jobs: &[(usize, Case)],
+    tally: &Mutex<&mut Tally>,
+) {
     let workers = match profile {
         Profile::Plain => setting("SERVERS").and_then(|v| v.parse().ok()).unwrap_or(SERVERS).clamp(1, jobs.len()),
         Profile::Cors | Profile::Cluster | Profile::Disposable => 1,
@@ -131,14 +178,14 @@ fn run_jobs(programs: &Programs, profile: Profile, jobs: &[(usize, Case)], tally
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..workers {
-            scope.spawn(|| run_worker(programs, profile, jobs, &next, tally));
+            scope.spawn(|| run_worker(programs, (profile, member), jobs, &next, tally));
         }
     });
 }
 
 fn run_worker(
     programs: &Programs,
-    profile: Profile,
+    (profile, member): (Profile, usize),
     jobs: &[(usize, Case)],
     next: &AtomicUsize,
     tally: &Mutex<&mut Tally>,
@@ -147,7 +194,7 @@ fn run_worker(
     let mut servers: Option<Servers> = None;
     while let Some((position, case)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
         let started = Instant::now();
-        let outcome = match servers.take().map_or_else(|| Servers::start(programs, profile), Ok) {
+        let outcome = match servers.take().map_or_else(|| Servers::start(programs, profile, member), Ok) {
             Ok(mut running) => {
                 let mut outcome = steps::run_case(&running.target, &case.content);
                 match running.ended() {
@@ -203,4 +250,14 @@ fn v2_http_service() {
 #[test]
 fn v2_ctl() {
     run_group("v2_ctl");
+}
+
+#[test]
+fn v2_http_on_members() {
+    run_on_members("v2_http");
+}
+
+#[test]
+fn v2_ctl_on_members() {
+    run_on_members("v2_ctl");
 }

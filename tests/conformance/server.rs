@@ -60,11 +60,11 @@ fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
 }
 
 impl Servers {
-    /// Starts what `profile` asks for and waits until it answers with a settled index.
-    pub fn start(programs: &Programs, profile: Profile) -> Result<Servers, String> {
+    /// Starts what `profile` asks for and waits until it answers with a settled index. The target is member `aim`.
+    pub fn start(programs: &Programs, profile: Profile, aim: usize) -> Result<Servers, String> {
         let mut last = String::new();
         for _ in 0..START_ATTEMPTS {
-            match Servers::attempt(programs, profile) {
+            match Servers::attempt(programs, profile, aim) {
                 Ok(servers) => return Ok(servers),
                 Err(why) => last = why,
             }
@@ -72,7 +72,7 @@ impl Servers {
         Err(format!("  cannot start {}: {last}", programs.server.display()))
     }
 
-    fn attempt(programs: &Programs, profile: Profile) -> Result<Servers, String> {
+    fn attempt(programs: &Programs, profile: Profile, aim: usize) -> Result<Servers, String> {
         let members = if profile == Profile::Cluster { 3 } else { 1 };
         let broken = |e: std::io::Error| e.to_string();
         let dir = tempfile::Builder::new().prefix("conformance-").tempdir().map_err(broken)?;
@@ -82,9 +82,9 @@ impl Servers {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let cluster: Vec<String> = (0..members).map(|i| format!("{}={}", name(i), url(peer_ports[i]))).collect();
         let target = Target {
-            base_url: url(client_ports[0]),
-            host_port: format!("127.0.0.1:{}", client_ports[0]),
-            data_dir: dir.path().join("data0"),
+            base_url: url(client_ports[aim]),
+            host_port: format!("127.0.0.1:{}", client_ports[aim]),
+            data_dir: dir.path().join(format!("data{aim}")),
             ctl: programs.ctl.clone(),
             members: None,
         };

@@ -235,7 +235,13 @@ impl Client {
 
     fn fill(&mut self) -> io::Result<()> {
         let mut chunk = [0; 64 << 10];
-        let read = self.stream.read(&mut chunk)?;
+        let read = loop {
+            // A process that was stopped for a while finds its waits interrupted.
+            match self.stream.read(&mut chunk) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
