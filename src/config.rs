@@ -547,9 +547,10 @@ impl Values {
                  \"discovery-srv\"",
             ));
         }
-        let bad = |flag: &str| move |why: String| invalid(&format!("--{flag}: {why}"));
-        let url = |flag: &str, text: &str| {
-            Some(text).filter(|text| !text.is_empty()).map(ServiceUrl::parse).transpose().map_err(bad(flag))
+        let bad = |flag: &str, why: String| invalid(&format!("--{flag}: {why}"));
+        let url = |flag: &str, text: &str| match text {
+            "" => Ok(None),
+            given => ServiceUrl::parse(given).map(Some).map_err(|why| bad(flag, why)),
         };
         let proxy = self.text("discovery-proxy");
         // etcd takes a proxy without a scheme.
@@ -557,7 +558,7 @@ impl Values {
             if proxy.is_empty() || proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
         let server = match self.text("ringd-dns-server") {
             "" => None,
-            text => Some(Srv::parse_server(text).map_err(bad("ringd-dns-server"))?),
+            text => Some(Srv::parse_server(text).map_err(|why| bad("ringd-dns-server", why))?),
         };
         let domain = self.text("discovery-srv").to_owned();
         let suffix = self.text("discovery-srv-name").to_owned();
