@@ -67,7 +67,12 @@ pub async fn decide(config: &Config) -> Result<Role, StartError> {
                 let text = format!("cannot find local etcd member {:?} in SRV records", config.name);
                 return Err(StartError::Config(format!("error setting up initial cluster: {text}")));
             }
-            Ok(Role::Member(Box::new(Config { initial_cluster, ..config.clone() })))
+            // Its record leads to where it is, maybe under another name than it was given.
+            let mut initial_advertise_peer_urls = config.initial_advertise_peer_urls.clone();
+            if initial_cluster[&config.name].len() == initial_advertise_peer_urls.len() {
+                initial_advertise_peer_urls.clone_from(&initial_cluster[&config.name]);
+            }
+            Ok(Role::Member(Box::new(Config { initial_cluster, initial_advertise_peer_urls, ..config.clone() })))
         }
         Joining { discovery: Some(url), .. } => join(config, url).await,
         _ => Ok(Role::Member(Box::new(config.clone()))),
