@@ -36,6 +36,7 @@ const CRATES: &[(&str, &[&str], &str)] = &[
         "raft",
         &[
             "src/core/entries.rs",
+            "src/core/node_tests.rs",
             "src/core/replica.rs",
             "src/core/raft_log.rs",
             "src/core/node.rs",

@@ -335,3 +335,14 @@ fn origins_are_any_or_listed() {
     assert_eq!(origins, Cors::Only(vec!["http://b.example:8080".into(), "http://a.example:8080".into()]));
     assert_eq!(good(&["--cors", "*"]).cors, Cors::Any);
 }
+
+#[test]
+fn the_packaged_environment_file_makes_a_member_of_three() {
+    let text = include_str!("../../tools/packaging/ringd.env");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let variables: Vec<(&str, &str)> = lines.map(|line| line.split_once('=').expect("NAME=VALUE")).collect();
+    let config = parse(&[], &variables).unwrap();
+    assert_eq!(config.check_bootstrap(), Ok(()));
+    assert_eq!((config.initial_cluster.len(), config.name.as_str()), (3, "infra1"));
+    assert!(!config.notices.iter().any(|notice| matches!(notice, Notice::Warn(_))), "{:?}", config.notices);
+}

@@ -7,9 +7,9 @@
 //! recovery needs them.
 
 use protobuf::Message as _;
-use raft::eraftpb::{
-    ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType,
-};
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, HardState, Message, MessageType};
+/// A log entry and its kind in raft's form; rooms that do not know raft pass them on.
+pub use raft::eraftpb::{Entry, EntryType};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::{EntryKind, EntryRef, HardState as StoredHardState, Record};

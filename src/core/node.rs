@@ -304,6 +304,8 @@ impl Node {
                 break;
             }
         }
+        // A newer snapshot makes the one being loaded void, also before the WAL names it.
+        self.loading.take_if(|loading| self.replica.installing() != Some(loading.install));
         if let Some(install) = effects.install {
             self.loading = Some(Loading { install, loader: StateLoader::new(&self.store_options) });
         }
@@ -488,7 +490,7 @@ impl Node {
         let new_entries = self.machine.applied.steps_since(self.snapshot_index.min(self.machine.applied));
         let missed = self.replica.take_snapshot_missed() && new_entries > 0;
         let due = missed || new_entries >= self.config.snapshot_entries.max(1);
-        if due && self.loading.is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
+        if due && self.replica.installing().is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
             self.force_snapshot(effects);
         }
     }
@@ -590,7 +592,7 @@ impl Node {
         self.machine.applied_term = install.term;
         self.snapshot_index = install.index;
         self.compact_to = None;
-        self.replica.installed();
+        self.replica.installed(install);
         self.owed.notices.push(Notice::Installed { index: install.index });
         self.owed.notices.push(Notice::MembershipChanged);
         if self.machine.members.is_removed(self.config.id) {
@@ -616,7 +618,7 @@ impl Node {
     /// Whether a leader's snapshot is being loaded.
     #[must_use]
     pub fn is_installing(&self) -> bool {
-        self.loading.is_some()
+        self.replica.installing().is_some()
     }
 
     /// What to tell `peer` in a handshake.

@@ -10,7 +10,7 @@ use ringd_storage::payload::{AuthWrite, ItemClass, KeyWrite, UserChange, WriteMe
 use super::auth::{Auth, AuthDone, AuthRefusal};
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
 use super::install::State;
-use super::membership::{Member, MemberChange, MemberRefusal, bootstrap_log};
+use super::membership::{CommittedLog, Member, MemberChange, MemberRefusal, bootstrap_log, standalone_log};
 use super::node::{Node, NodeConfig, NodeStart};
 use super::raft_log::RaftLog;
 use super::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
@@ -83,6 +83,10 @@ fn config(id: u64) -> NodeConfig {
 }
 
 fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
+    start_as(config, disk, now, false)
+}
+
+fn start_as(config: NodeConfig, disk: &Disk, now: UnixNanos, may_have_forgotten: bool) -> Node {
     let entries = disk.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
     let log = RaftLog::recovered(&disk.hard_state, &[], &[], RaftIndex::ZERO, Term::ZERO, entries);
     let start = NodeStart {
@@ -92,7 +96,7 @@ fn start(config: NodeConfig, disk: &Disk, now: UnixNanos) -> Node {
         state: State::empty(&StoreOptions::default()),
         store_options: StoreOptions::default(),
         now,
-        may_have_forgotten: false,
+        may_have_forgotten,
     };
     Node::new(config, start).unwrap()
 }
@@ -607,4 +611,138 @@ fn auth_writes_are_replicated_answered_and_survive_a_restart() {
     let taken = items.iter().filter(|(key, value)| restored.read_item(key, value).unwrap()).count();
     assert_eq!(taken, 3, "the switch, user root and role guest");
     assert!(restored.is_enabled() && restored.is_root("root"));
+}
+
+#[test]
+fn a_forced_new_cluster_keeps_the_data_and_loses_the_others() {
+    let mut cluster = Cluster::of_three();
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    cluster.tick(2);
+    let mut disk = cluster.disks[2].clone();
+    if let Some(append) = cluster.nodes[2].take_pending_hard_state() {
+        disk.append(&append);
+    }
+    let commit = disk.hard_state.commit;
+    disk.entries.retain(|entry| entry.index <= commit);
+    let entries: Vec<_> = disk.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
+    let log = CommittedLog { voters: &[], learners: &[], entries: &entries, term: disk.hard_state.term, commit };
+    let own = cluster.nodes[2].members().get(MemberId::new(3)).unwrap().clone();
+    disk.append(&standalone_log(&own, log).unwrap());
+    let mut alone = start(config(3), &disk, cluster.now);
+    let mut effects = Effects::default();
+    alone.poll(cluster.now, &mut effects);
+    assert!(alone.is_only_voter() && alone.members().len() == 1);
+    alone.handle(Input::Campaign, cluster.now);
+    alone.poll(cluster.now, &mut effects);
+    assert!(alone.is_leader());
+    assert_eq!(alone.store().get(b"/a").unwrap().value(), Some(&b"1"[..]));
+    assert_eq!(alone.members().removed().collect::<Vec<_>>(), [MemberId::new(1), MemberId::new(2)]);
+}
+
+#[test]
+fn a_newcomer_learns_before_it_counts() {
+    let mut cluster = Cluster::of_three();
+    cluster.change(0, 1, MemberChange::Add(newcomer(4)));
+    cluster.settle();
+    assert_eq!(cluster.member_answers(0), [(1, Ok(()))]);
+    assert_eq!(cluster.nodes[0].configuration().1, [MemberId::new(4)], "listed at once, without a vote");
+    cluster.cut = vec![2, 3, 4];
+    cluster.put(0, 2, "/a", "1", None);
+    cluster.settle();
+    assert_eq!(cluster.answers(0).len(), 1, "two of three voters suffice while it has not started");
+}
+
+#[test]
+fn a_stop_hands_leadership_over_and_a_single_member_has_nobody_to_wait_for() {
+    let mut cluster = Cluster::led(3);
+    cluster.tick(3);
+    cluster.input(0, Input::TransferLeadership);
+    cluster.tick(2);
+    assert!(!cluster.nodes[0].is_leader() && cluster.nodes[0].has_leader());
+    assert!(cluster.effects[0].notices.contains(&Notice::NotLeading));
+    let mut alone = Cluster::led(1);
+    alone.input(0, Input::TransferLeadership);
+    alone.settle();
+    assert!(alone.effects[0].notices.contains(&Notice::NotLeading));
+}
+
+#[test]
+fn a_leader_whose_disk_stalls_hands_over() {
+    let mut cluster = Cluster::led(3);
+    cluster.tick(3);
+    cluster.input(0, Input::DiskStalled { for_ms: 400 });
+    cluster.settle();
+    assert!(cluster.nodes[0].is_leader(), "a slow sync is no stall");
+    cluster.slow = vec![0];
+    cluster.input(0, Input::DiskStalled { for_ms: 600 });
+    cluster.settle();
+    cluster.tick(2);
+    let leader = (1..3).find(|node| cluster.nodes[*node].is_leader()).expect("another leads");
+    cluster.put(leader, 1, "/a", "1", None);
+    cluster.settle();
+    assert_eq!(cluster.answers(leader).len(), 1, "the slow disk holds nobody up");
+}
+
+#[test]
+fn a_removed_member_is_told_and_a_removed_leader_stops_leading() {
+    let mut cluster = Cluster::of_three();
+    cluster.change(1, 1, MemberChange::Remove(MemberId::new(1)));
+    cluster.settle();
+    cluster.tick(2);
+    assert!(cluster.effects[0].notices.contains(&Notice::Removed));
+    assert!(!cluster.nodes[0].is_leader());
+    cluster.tick(15);
+    let leader = (1..3).find(|node| cluster.nodes[*node].is_leader()).expect("the others go on");
+    assert!(cluster.nodes[leader].standing(MemberId::new(1)).removed_you);
+}
+
+#[test]
+fn messages_no_member_sends_are_dropped() {
+    let mut cluster = Cluster::led(3);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    let base = || PeerMessage { from: 1, to: 2, term: cluster.nodes[0].term().get(), ..PeerMessage::default() };
+    let mut beyond = base();
+    beyond.set_msg_type(raft::eraftpb::MessageType::MsgHeartbeat);
+    beyond.commit = 1_000_000;
+    let mut gap = base();
+    gap.set_msg_type(raft::eraftpb::MessageType::MsgAppend);
+    gap.set_entries(vec![raft::eraftpb::Entry { index: 900, ..Default::default() }].into());
+    let mut nothing = base();
+    nothing.set_msg_type(raft::eraftpb::MessageType::MsgSnapshot);
+    let mut empty = PeerMessage { to: 1, from: 2, ..PeerMessage::default() };
+    empty.set_msg_type(raft::eraftpb::MessageType::MsgPropose);
+    let mut read = empty.clone();
+    read.set_msg_type(raft::eraftpb::MessageType::MsgReadIndex);
+    for (node, message) in [(1, beyond), (1, gap), (1, nothing), (0, empty), (0, read)] {
+        cluster.input(node, Input::Peer(message));
+        cluster.settle();
+    }
+    cluster.put(1, 2, "/a", "2", None);
+    cluster.settle();
+    cluster.tick(1);
+    assert_eq!(cluster.value(2, "/a").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_member_that_may_have_forgotten_votes_only_after_an_entry_of_its_own() {
+    let mut cluster = Cluster::led(3);
+    cluster.tick(2);
+    let disk = cluster.disks[1].clone();
+    cluster.nodes[1] = start_as(config(2), &disk, cluster.now, true);
+    cluster.poll(1);
+    assert!(cluster.nodes[1].may_have_forgotten());
+    // The leader is gone, and the other follower's vote is not enough.
+    cluster.cut = vec![0];
+    cluster.tick(60);
+    assert!((1..3).all(|node| !cluster.nodes[node].is_leader()), "elected by a member that may have forgotten");
+    cluster.cut.clear();
+    cluster.tick(60);
+    assert!(cluster.effects[1].notices.contains(&Notice::NoteObsolete));
+    cluster.input(1, Input::NoteCleared);
+    cluster.settle();
+    cluster.cut = vec![0];
+    cluster.tick(60);
+    assert!((1..3).any(|node| cluster.nodes[node].is_leader()));
 }

@@ -92,8 +92,8 @@ pub struct Replica {
     /// Messages whose time has come.
     outbox: Vec<Message>,
     pending_hard_state: Option<HardState>,
-    /// A snapshot was accepted and its state is not loaded yet.
-    installing: bool,
+    /// The last snapshot accepted, while its state is not loaded.
+    installing: Option<Install>,
     /// It is durable; the shell has to be told.
     to_install: Option<Install>,
     /// Committed entries that wait for it.
@@ -150,7 +150,7 @@ impl Replica {
             synced: 0,
             outbox: Vec::new(),
             pending_hard_state: None,
-            installing: false,
+            installing: None,
             to_install: None,
             deferred: Vec::new(),
             postponed: VecDeque::new(),
@@ -195,7 +195,7 @@ impl Replica {
         };
         let alone = raft.prs().conf().voters().ids().len() == 1;
         remembers
-            && !self.installing
+            && self.installing.is_none()
             && raft.raft_log.applied >= self.raw.store().base_index()
             && (!alone || raft.raft_log.persisted == raft.raft_log.last_index())
     }
@@ -406,8 +406,17 @@ impl Replica {
     }
 
     /// The state of the last accepted snapshot is loaded: entries after it may be applied.
-    pub fn installed(&mut self) {
-        assert!(std::mem::take(&mut self.installing), "a snapshot was being installed");
+    ///
+    /// # Panics
+    /// When it is another snapshot.
+    pub fn installed(&mut self, install: Install) {
+        assert_eq!(self.installing.take(), Some(install), "the last snapshot accepted is the one loaded");
+    }
+
+    /// The last snapshot accepted, while its state is not loaded. An earlier one that is still being loaded is void.
+    #[must_use]
+    pub const fn installing(&self) -> Option<Install> {
+        self.installing
     }
 
     /// Handles everything raft has ready: messages and appends go out, committed entries go to `apply`, which returns
@@ -422,7 +431,7 @@ impl Replica {
     ) -> Result<Pumped, String> {
         let mut pumped = Pumped::default();
         self.step_postponed();
-        if !self.installing && !self.deferred.is_empty() {
+        if self.installing.is_none() && !self.deferred.is_empty() {
             let deferred = std::mem::take(&mut self.deferred);
             self.apply(deferred, effects, &mut apply)?;
         }
@@ -444,7 +453,7 @@ impl Replica {
             let committed = ready.take_committed_entries();
             let mut waiting = ready.take_persisted_messages();
             if !waiting.is_empty() && self.held.iter().any(|held| held.must_sync) {
-                self.outbox.extend(waiting.extract_if(.., |message| promises_nothing(message)));
+                self.outbox.extend(waiting.extract_if(.., promises_nothing));
             }
             self.raw.advance_append_async(ready);
             self.held.push_back(Held { number, must_sync, messages: waiting, snapshot });
@@ -460,14 +469,14 @@ impl Replica {
                 });
             }
             self.release();
-            if self.installing {
+            if self.installing.is_some() {
                 self.deferred.extend(committed);
             } else {
                 self.apply(committed, effects, &mut apply)?;
             }
         }
         effects.messages.append(&mut self.outbox);
-        effects.install = self.to_install.take().or(effects.install);
+        effects.install = self.to_install.take_if(|install| self.installing == Some(*install)).or(effects.install);
         self.pin_election_timeout();
         Ok(pumped)
     }
@@ -490,9 +499,10 @@ impl Replica {
     fn accept_snapshot(&mut self, snapshot: &raft::eraftpb::Snapshot) -> Install {
         let meta = snapshot.get_metadata();
         self.raw.mut_store().restore(meta.index, meta.term, meta.get_conf_state().clone());
-        self.installing = true;
         self.deferred.clear();
-        Install { index: RaftIndex::new(meta.index), term: Term::new(meta.term) }
+        let install = Install { index: RaftIndex::new(meta.index), term: Term::new(meta.term) };
+        self.installing = Some(install);
+        install
     }
 
     fn step_postponed(&mut self) {

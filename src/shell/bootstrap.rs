@@ -24,7 +24,8 @@ use super::start::StartError;
 use crate::api::peer_members;
 use crate::config::url::{self, Url};
 use crate::config::{ClusterState, Config};
-use crate::core::membership::{self, Member};
+use crate::core::entries::{Append, entry_from_record};
+use crate::core::membership::{self, CommittedLog, Member};
 
 /// A running member answers at once; one that has not answered by then is not asked again in this round.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
@@ -159,12 +160,42 @@ fn match_members(configured: &BTreeMap<String, Vec<Url>>, members: &[Member], na
     own.ok_or_else(|| format!("couldn't find local name {name:?} in the initial cluster configuration"))
 }
 
-/// Writes the log that a new cluster begins with, and reads it back as recovery would.
+/// Writes the log that a new cluster begins with.
 ///
 /// # Errors
 /// [`StartError::Bootstrap`].
 pub fn write_first_log(members: &[Member], recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
-    let append = membership::bootstrap_log(members);
+    write_synced(&membership::bootstrap_log(members), recovered)
+}
+
+/// Continues the log so that this member is alone (`--force-new-cluster`). The whole log counts as committed: it says
+/// how far it surely was only now and then, so what follows may have been acknowledged. (etcd's log says so with every
+/// entry, and etcd drops the rest.)
+///
+/// # Errors
+/// [`StartError::Bootstrap`].
+pub fn go_on_alone(config: &Config, recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
+    let Identity { cluster, member } = recovered.identity;
+    let state = recovered.hard_state;
+    let end = recovered.entries.last().map(|entry| (entry.index.max(state.commit), entry.term.max(state.term)));
+    let (commit, term) = end.unwrap_or((state.commit, state.term));
+    tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {commit}");
+    let entries: Vec<_> = recovered.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
+    let (voters, learners) =
+        recovered.snapshot.as_ref().map_or((&[][..], &[][..]), |(meta, _)| (&meta.voters, &meta.learners));
+    let own = Member {
+        id: member,
+        name: config.name.clone(),
+        peer_urls: config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect(),
+        client_urls: Vec::new(),
+    };
+    let log = CommittedLog { voters, learners, entries: &entries, term, commit };
+    let append = membership::standalone_log(&own, log).map_err(StartError::Bootstrap)?;
+    write_synced(&append, recovered)
+}
+
+/// Appends to a WAL that no node uses yet, syncs it, and leaves `recovered` as if it had been read back.
+fn write_synced(append: &Append, recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
     let failed = |error: &dyn std::fmt::Display| StartError::Bootstrap(error.to_string());
     let mut frame = recovered.wal.begin();
     for record in append.records() {
@@ -177,7 +208,7 @@ pub fn write_first_log(members: &[Member], recovered: &mut Recovered<FsMedium>) 
                 frame.push_hard_state(&state);
                 recovered.hard_state = state;
             }
-            Record::SnapshotMarker { .. } => unreachable!("a new log has no snapshot"),
+            Record::SnapshotMarker { .. } => unreachable!("no snapshot is made before a node runs"),
         }
     }
     frame.finish().map_err(|error| failed(&error))?;

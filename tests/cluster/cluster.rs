@@ -28,7 +28,7 @@ pub struct Cluster {
     pub net: Net,
     pub nodes: Vec<Node>,
     pub flags: Vec<String>,
-    _scratch: tempfile::TempDir,
+    scratch: tempfile::TempDir,
 }
 
 /// Waits until `ready` gives something.
@@ -60,7 +60,7 @@ impl Cluster {
                 }
             })
             .collect();
-        Self { net, nodes, flags: flags.iter().map(|&flag| flag.to_owned()).collect(), _scratch: scratch }
+        Self { net, nodes, flags: flags.iter().map(|&flag| flag.to_owned()).collect(), scratch }
     }
 
     /// `NAME=URL,...` of these members.
@@ -78,6 +78,8 @@ impl Cluster {
         for name in std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("ETCD_")) {
             command.env_remove(name);
         }
+        // Socket files of unix URLs lie in the working directory.
+        command.current_dir(self.scratch.path());
         command.args(["--name", &node.name, "--data-dir"]).arg(&node.data_dir);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &node.peer_url, "--initial-advertise-peer-urls", &node.peer_url]);

@@ -249,6 +249,61 @@ fn a_member_that_lost_its_disk_does_not_found_the_cluster_again() {
 }
 
 #[test]
+fn the_last_member_can_be_made_a_cluster_of_its_own() {
+    let mut cluster = three(&[]);
+    let answer = cluster.request(0, "PUT", "/v2/keys/a", "value=1").expect("an answer");
+    assert_eq!(answer.status, 201);
+    cluster.wait_until_equal();
+    (0..3).for_each(|member| cluster.kill(member));
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(2, &initial, &["--force-new-cluster"]);
+    cluster.wait_until_served(2);
+    assert!(cluster.log(2).contains("forcing restart of member"), "{}", cluster.log(2));
+    assert_eq!(cluster.request(2, "GET", "/v2/keys/a?quorum=true", "").expect("an answer").status, 200);
+    let members = cluster.request(2, "GET", "/v2/members", "").expect("an answer").json();
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(1), "{members}");
+    cluster.stop(2);
+    cluster.restart(2);
+    cluster.wait_until_served(2);
+    assert_eq!(cluster.request(2, "PUT", "/v2/keys/b", "value=1").expect("an answer").status, 201);
+}
+
+#[test]
+fn a_member_that_waits_for_its_cluster_says_so_and_serves_what_it_can() {
+    let mut cluster = Cluster::new(3, &[]);
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(0, &initial, &[]);
+    let version = wait_for("the version", || cluster.request(0, "GET", "/version", ""));
+    assert_eq!(version.json()["etcdcluster"], "not_decided");
+    let health = cluster.request(0, "GET", "/health", "").expect("an answer");
+    assert_eq!((health.status, &health.body[..]), (503, &b"{\"health\":\"false\"}\n"[..]));
+    wait_for("it to say why", || cluster.log(0).contains("waiting for the cluster").then_some(()));
+    cluster.spawn(1, &initial, &[]);
+    cluster.wait_until_served(0);
+    cluster.wait_until_served(1);
+}
+
+#[test]
+fn members_meet_on_unix_sockets_and_do_without_one_whose_name_is_not_known_yet() {
+    let mut cluster = Cluster::new(3, &[]);
+    for (member, name) in ["m0:1", "m1:1"].into_iter().enumerate() {
+        cluster.nodes[member].peer_url = format!("unix://{name}");
+    }
+    cluster.nodes[2].peer_url = "http://m2.invalid:1".to_owned();
+    let initial = cluster.initial(&[0, 1, 2]);
+    cluster.spawn(0, &initial, &[]);
+    cluster.spawn(1, &initial, &[]);
+    cluster.wait_until_served(0);
+    cluster.wait_until_served(1);
+    for member in [0, 1] {
+        let answer = cluster.request(member, "PUT", "/v2/keys/a", "value=1").expect("an answer");
+        assert!(matches!(answer.status, 200 | 201));
+    }
+    cluster.nodes.truncate(2);
+    cluster.wait_until_equal();
+}
+
+#[test]
 fn members_of_another_cluster_are_refused_and_both_say_so() {
     let mut cluster = Cluster::new(3, &[]);
     let initial = cluster.initial(&[0, 1, 2]);

@@ -5,6 +5,8 @@
 //! What may happen to the disks: at a crash any subset of the unsynced sectors and names survives (torn frames
 //! included). Snapshot files that a peer sent are durable when they are reported, as the shell promises.
 
+use std::collections::BTreeMap;
+
 use ringd::core::event::{Effects, Input, Install, Notice, SnapshotDone};
 use ringd::core::install::{State, StateLoader};
 use ringd::core::membership::{Member, bootstrap_log};
@@ -30,6 +32,9 @@ const SNAPSHOTS_KEPT: usize = 2;
 /// Items loaded or captured between two events.
 const SLICE_ITEMS: usize = 20;
 const SLICE_BYTES: usize = 2000;
+
+/// A member's state: the last entry applied, the store's index, and every item of a snapshot.
+pub type Captured = (RaftIndex, EtcdIndex, BTreeMap<Vec<u8>, Vec<u8>>);
 
 /// A sync under way: which stores of which file it will make durable.
 struct Flight {
@@ -131,6 +136,13 @@ impl Host {
         }
         let (id, cluster) = (config.id, config.cluster);
         Self { id, cluster, wal_dir, snap_dir, life: None, starts: 0, sync_began: 0, config }
+    }
+
+    /// The disk died; the member comes back under its old id with an empty one.
+    pub fn replace_disk(&mut self, dice: &mut Dice) {
+        let empty = Self::new(self.config.clone(), None, dice);
+        self.life = None;
+        (self.wal_dir, self.snap_dir) = (empty.wal_dir, empty.snap_dir);
     }
 
     /// Recovers and starts the node.
@@ -390,7 +402,7 @@ impl Life {
     }
 
     /// The state as a snapshot would hold it, sorted, without the counters of reads, which every member has its own of.
-    pub fn capture(&mut self) -> Option<(RaftIndex, EtcdIndex, std::collections::BTreeMap<Vec<u8>, Vec<u8>>)> {
+    pub fn capture(&mut self) -> Option<Captured> {
         if self.node.capturing() || self.marking.is_some() || self.node.is_installing() {
             return None;
         }
@@ -401,7 +413,7 @@ impl Life {
                 break done;
             }
         };
-        let mut items = std::collections::BTreeMap::new();
+        let mut items = BTreeMap::new();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().expect("four bytes")) as usize;

@@ -70,6 +70,16 @@ fn agree(world: &mut World) -> Result<(), String> {
     if first.is_some() { Ok(()) } else { Err("nobody is left".to_owned()) }
 }
 
+#[test]
+fn one_seed_is_one_run() {
+    let once = || {
+        let mut world = World::new(77, 3, 4, Profile { faults: 120, loss: 50, ..Profile::CALM });
+        world.run(6 * SECOND).unwrap();
+        (format!("{:?}", world.history), format!("{:?}", world.tally))
+    };
+    assert_eq!(once(), once());
+}
+
 fn many(count: u64, hosts: u64, changes: u64) -> Tally {
     let from = number("RINGD_SIM_FROM", 1);
     let mut all = Tally::default();
@@ -85,6 +95,7 @@ fn many(count: u64, hosts: u64, changes: u64) -> Tally {
                 all.reads += tally.reads;
                 all.changes += tally.changes;
                 all.handovers += tally.handovers;
+                all.disks += tally.disks;
                 all.steps += tally.steps;
             }
         }

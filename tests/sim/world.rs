@@ -139,6 +139,8 @@ pub struct Tally {
     pub changes: u64,
     /// Hand-overs because of a slow disk.
     pub handovers: u64,
+    /// Disks that died and were replaced.
+    pub disks: u64,
     /// Everything that happened.
     pub steps: u64,
 }
@@ -169,6 +171,7 @@ pub struct World {
     /// Clients rest.
     quiet: bool,
     removed: BTreeSet<MemberId>,
+    disk_replaced: bool,
 }
 
 fn member(number: u64, born: u64) -> Member {
@@ -219,6 +222,7 @@ impl World {
             problem: None,
             quiet: false,
             removed: BTreeSet::new(),
+            disk_replaced: false,
         };
         for host in 0..world.hosts.len() {
             let first = world.dice.roll(TICK);
@@ -495,7 +499,16 @@ impl World {
         let hosts = self.hosts.len() as u64;
         let host = self.dice.roll(hosts) as usize;
         let downtime = MILLI * (10 + self.dice.roll(3000));
-        match self.dice.roll(10) {
+        match self.dice.roll(11) {
+            // One disk at most, and not with changes of membership, which may leave a cluster of one: what is on no
+            // other disk is lost with it.
+            10 if !self.disk_replaced && self.profile.changes == 0 && self.hosts[host].life.is_some() => {
+                self.disk_replaced = true;
+                self.tally.disks += 1;
+                self.hosts[host].replace_disk(&mut self.dice);
+                self.forget_clients_of(host);
+                self.plan(downtime, Happening::Restart(host));
+            }
             0..=3 => self.crash(host, downtime),
             4 => {
                 // Power fails for all.
@@ -611,7 +624,7 @@ impl World {
             Some(value) => {
                 let path = format!("/k{key}");
                 // A third of the writes insist on what this member shows: compare and swap.
-                let prev_index = self.dice.chance(330).then(|| self.version(host, key).0).unwrap_or_default();
+                let prev_index = if self.dice.chance(330) { self.version(host, key).0 } else { 0 };
                 let expires_at = None;
                 let write = KeyWrite {
                     method: WriteMethod::Put,

@@ -261,3 +261,65 @@ fn damaged_snapshots_are_refused() {
         assert!(!try_load(&some), "{key:?} twice");
     }
 }
+
+/// Lets a successor with what `later` did take over from `old`; tells whose event it was and who was ended.
+fn succeed(old: &mut Store, later: &[KeyWrite<'_>]) -> (Vec<(u64, u64)>, Vec<u64>) {
+    let mut items = Vec::new();
+    old.capture_begin();
+    while old.capture_slice(&mut items, usize::MAX) {}
+    let mut sorted = BTreeMap::new();
+    let mut rest = &items[..];
+    while !rest.is_empty() {
+        let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap()) as usize;
+        let (key, value) = (word(0), word(4));
+        sorted.insert(rest[8..8 + key].to_vec(), rest[8 + key..8 + key + value].to_vec());
+        rest = &rest[8 + key + value..];
+    }
+    let pairs = sorted.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+    let mut new = Store::load(&small_options(), pairs).unwrap();
+    for write in later {
+        apply(&mut new, write.clone()).unwrap();
+    }
+    let (mut fired, mut ended) = (Vec::new(), Vec::new());
+    new.succeed(old, &mut fired, &mut ended);
+    while old.drop_slice() {}
+    let fired = fired.iter().map(|fired| (fired.token, fired.event.index.get())).collect();
+    (fired, ended.iter().map(|(token, _)| *token).collect())
+}
+
+fn watched(paths: &[(&'static [u8], bool, bool)]) -> Store {
+    let mut store = Store::new(&small_options());
+    for path in [&b"/d/a"[..], b"/d/b", b"/e"] {
+        apply(&mut store, KeyWrite { path, ..PUT }).unwrap();
+    }
+    for (token, &(path, recursive, stream)) in paths.iter().enumerate() {
+        let request = WatchRequest { path, recursive, stream, wait_index: EtcdIndex::ZERO };
+        assert!(matches!(store.watch(&request, token as u64), Ok(WatchStart::Parked(_))));
+    }
+    store
+}
+
+#[test]
+fn watchers_get_what_they_missed_when_a_snapshot_replaces_the_store() {
+    let mut store = watched(&[(b"/d", true, true), (b"/d/a", false, false), (b"/e", false, true)]);
+    let later =
+        [KeyWrite { path: b"/d/a", ..PUT }, KeyWrite { path: b"/d/b", ..PUT }, KeyWrite { path: b"/d/a", ..DELETE }];
+    let (fired, ended) = succeed(&mut store, &later);
+    let stream: Vec<u64> = fired.iter().filter(|(token, _)| *token == 0).map(|(_, index)| *index).collect();
+    let once: Vec<u64> = fired.iter().filter(|(token, _)| *token == 1).map(|(_, index)| *index).collect();
+    assert_eq!((stream, once), (vec![4, 5, 6], vec![4]));
+    assert!(ended.is_empty() && fired.iter().all(|(token, _)| *token != 2));
+}
+
+#[test]
+fn watchers_whose_events_nobody_can_tell_are_ended() {
+    let mut store = watched(&[(b"/d", true, true), (b"/d/a", false, true), (b"/e", false, true)]);
+    let gone = [KeyWrite { path: b"/d", recursive: true, dir: true, ..DELETE }];
+    let (fired, ended) = succeed(&mut store, &gone);
+    assert_eq!(ended, [1], "what was below a removed directory is not known");
+    assert!(fired.iter().any(|(token, _)| *token == 0));
+    let mut store = watched(&[(b"/d", true, true), (b"/e", false, false)]);
+    let many = vec![KeyWrite { path: b"/x", ..PUT }; 20];
+    let (fired, ended) = succeed(&mut store, &many);
+    assert_eq!((fired.len(), ended), (0, vec![0, 1]), "history begins after the gap");
+}
