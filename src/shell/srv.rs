@@ -29,7 +29,7 @@ pub enum SrvError {
         /// The service it belongs to.
         service: String,
         /// What this member advertises.
-        expected: Url,
+        expected: String,
     },
     /// No resolver, or no thread for it.
     #[error("{0}")]
@@ -164,7 +164,7 @@ fn cluster(
             Some(expected) if expected.as_str().split("://").next() != Some(record.scheme) => {
                 let service = services(srv).into_iter().find(|(scheme, _)| *scheme == record.scheme);
                 let service = service.map(|(_, service)| service).unwrap_or_default();
-                return Err(SrvError::SchemeMismatch { record: text, service, expected: expected.clone() });
+                return Err(SrvError::SchemeMismatch { record: text, service, expected: expected.to_string() });
             }
             Some(_) => name.to_owned(),
             None => {

@@ -71,7 +71,7 @@ enum Plan {
 /// What became of a request that was sent to one member.
 enum Sent {
     /// Its answer begins; what arrived of it is in the buffer.
-    Begun(Upstream, AnswerHead, Vec<u8>),
+    Begun(Box<(Upstream, AnswerHead, Vec<u8>)>),
     /// No answer; whether another member may be asked.
     Failed(io::Error, bool),
     ClientGone,
@@ -270,7 +270,8 @@ async fn forward(proxy: &Rc<Proxy>, link: &mut Link, errand: Errand) -> io::Resu
     let endpoints = proxy.endpoints();
     for url in &endpoints {
         match ask(proxy, link, &errand, url).await {
-            Sent::Begun(upstream, head, arrived) => {
+            Sent::Begun(begun) => {
+                let (upstream, head, arrived) = *begun;
                 proxy.metrics.handled(&errand.method, head.status, errand.begun.elapsed());
                 return pass(proxy, link, &errand, (url, upstream), &head, arrived).await;
             }
@@ -312,7 +313,7 @@ async fn ask(proxy: &Rc<Proxy>, link: &mut Link, errand: &Errand, url: &Rc<str>)
             Err(error) => return Sent::Failed(error, true),
         };
         match exchange_head(proxy, link, errand, &mut upstream.stream).await {
-            Ok(Some((head, arrived))) => return Sent::Begun(upstream, head, arrived),
+            Ok(Some((head, arrived))) => return Sent::Begun(Box::new((upstream, head, arrived))),
             Ok(None) => return Sent::ClientGone,
             // The member may have ended an idle connection at this very moment; that says nothing about the member.
             Err(error) if upstream.is_used && errand.is_safe && error.kind() != io::ErrorKind::TimedOut => {
