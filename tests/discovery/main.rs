@@ -121,6 +121,26 @@ fn three_members_meet_at_an_etcd() {
 }
 
 #[test]
+fn two_etcds_meet_at_a_ringd() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let Some(program) = etcd_program() else {
+        skip("etcds that meet at a ringd", "there is no etcd in PATH");
+        return;
+    };
+    let service = Service::ringd(scratch.path());
+    let token = service.token("etcds", "2");
+    let homes: Vec<Home> = ["a", "b"].iter().map(|name| Home::new(name, scratch.path())).collect();
+    let servers: Vec<Server> = homes.iter().map(|home| home.etcd(&program, &["--discovery", &token])).collect();
+    homes.iter().zip(&servers).for_each(|(home, server)| home.wait_until_served(server));
+    // One of ours that comes too late becomes a proxy of theirs.
+    let late = Home::new("late", scratch.path());
+    let server = late.ringd(&["--discovery", &token]);
+    late.wait_until_served(&server);
+    assert_eq!(late.ask("PUT", "/v2/keys/a", "value=1").status, 201);
+    assert_eq!(homes[1].ask("GET", "/v2/keys/a?quorum=true", "").json()["node"]["value"], "1");
+}
+
+#[test]
 fn tokens_that_lead_nowhere_end_the_process_with_etcds_words() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let service = Service::ringd(scratch.path());

@@ -188,6 +188,27 @@ fn a_proxy_of_etcd() {
 }
 
 #[test]
+fn an_etcd_is_a_proxy_of_ringd() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let Some(program) = etcd_program() else {
+        skip("etcd as a proxy in front of ringd", "there is no etcd in PATH");
+        return;
+    };
+    let backing = Backing::ringd(&["a", "b"], scratch.path());
+    let home = Home::new("etcd", scratch.path());
+    let server = home.etcd(&program, &["--proxy", "on", "--initial-cluster", &backing.initial()]);
+    home.wait_until_served(&server);
+    assert_eq!(home.ask("PUT", "/v2/keys/a", "value=1").status, 201);
+    assert_eq!(endpoints(&home).len(), 2);
+    // Its directory is one of ours: a ringd goes on where it stopped.
+    server.kill();
+    let server = home.ringd(&[]);
+    home.wait_until_served(&server);
+    assert!(server.stderr().contains("from cluster file"), "{}", server.stderr());
+    assert_eq!(home.ask("GET", "/v2/keys/a?quorum=true", "").json()["node"]["value"], "1");
+}
+
+#[test]
 fn the_next_member_is_asked_when_the_first_dies() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let mut backing = Backing::ringd(&["a", "b", "c"], scratch.path());
