@@ -5,6 +5,8 @@
 #![allow(clippy::disallowed_methods, reason = "a test of real processes measures real time")]
 
 mod damage;
+#[path = "../support/disk.rs"]
+mod disk;
 mod faults;
 mod input;
 mod power;
