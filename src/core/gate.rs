@@ -25,6 +25,9 @@ use ringd_storage::ids::MemberId;
 use super::event::Standing;
 use super::replica::{LogPosition, VoteFloor};
 
+/// Standings that are kept: no cluster is larger, and whoever sends more is none of its members.
+const HEARD_MAX: usize = 64;
+
 /// See the module documentation.
 #[derive(Debug, Default)]
 pub struct Gate {
@@ -45,7 +48,9 @@ pub enum Verdict {
 impl Gate {
     /// Another member told how it stands; what it said before no longer counts.
     pub fn hear(&mut self, member: MemberId, standing: Standing) {
-        self.heard.insert(member, standing);
+        if self.heard.len() < HEARD_MAX || self.heard.contains_key(&member) {
+            self.heard.insert(member, standing);
+        }
     }
 
     /// An entry that this member proposed since its start was applied.

@@ -11,7 +11,7 @@ use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term};
 use ringd_storage::payload::MemberRecord;
 use sha1::{Digest, Sha1};
 
-use super::entries::{Append, ChangeAction, ConfChangeEntry, Entry, EntryType, change_entry, first_append};
+use super::entries::{Append, ChangeAction, change_entry, first_append};
 
 /// One member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,63 +105,6 @@ pub fn bootstrap_log(members: &[Member]) -> Append {
         entries.push(change_entry(index, BOOTSTRAP_TERM, member.id, ChangeAction::Voter, context));
     }
     first_append(entries, BOOTSTRAP_TERM, index)
-}
-
-/// What `--force-new-cluster` starts from: a recovered log up to its commit index.
-#[derive(Clone, Copy, Debug)]
-pub struct CommittedLog<'a> {
-    /// Voters as of the snapshot.
-    pub voters: &'a [MemberId],
-    /// Learners as of the snapshot.
-    pub learners: &'a [MemberId],
-    /// The committed entries after the snapshot.
-    pub entries: &'a [Entry],
-    /// The term of the hard state.
-    pub term: Term,
-    /// Its commit index: where `entries` ends.
-    pub commit: RaftIndex,
-}
-
-/// The entries, committed as they stand, that leave `own` as the only member of its cluster: everybody else is removed
-/// for good, ids stay as they are. They replace whatever the log holds after its commit index, which was never
-/// acknowledged as far as this member knows (etcd drops it, too). Write them as a bootstrap log is written.
-///
-/// # Errors
-/// A sentence when an entry's membership change cannot be read.
-pub fn standalone_log(own: &Member, log: CommittedLog<'_>) -> Result<Append, String> {
-    let mut voters: BTreeSet<MemberId> = log.voters.iter().copied().collect();
-    let mut known: BTreeSet<MemberId> = log.learners.iter().chain(log.voters).copied().collect();
-    for entry in log.entries.iter().filter(|entry| entry.get_entry_type() != EntryType::EntryNormal) {
-        let change = ConfChangeEntry::decode(entry)?;
-        match change.action {
-            ChangeAction::Voter => {
-                voters.insert(change.member);
-                known.insert(change.member);
-            }
-            ChangeAction::Learner => drop(known.insert(change.member)),
-            ChangeAction::Remove => {
-                voters.remove(&change.member);
-                known.remove(&change.member);
-            }
-        }
-    }
-    let mut index = log.commit;
-    let mut entries = Vec::new();
-    let mut push = |member, action, context| {
-        index = index.next();
-        entries.push(change_entry(index, log.term, member, action, context));
-    };
-    if !voters.contains(&own.id) {
-        let mut context = Vec::new();
-        if !known.contains(&own.id) {
-            codec::encode_into(&own.record(), &mut context);
-        }
-        push(own.id, ChangeAction::Voter, context);
-    }
-    for other in known.into_iter().filter(|id| *id != own.id) {
-        push(other, ChangeAction::Remove, Vec::new());
-    }
-    Ok(first_append(entries, log.term, index))
 }
 
 /// A change of membership that a client asks for.

@@ -9,8 +9,9 @@ use ringd_storage::payload::{AuthWrite, ItemClass, KeyWrite, UserChange, WriteMe
 
 use super::auth::{Auth, AuthDone, AuthRefusal};
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
+use super::forced::append_alone;
 use super::install::State;
-use super::membership::{CommittedLog, Member, MemberChange, MemberRefusal, bootstrap_log, standalone_log};
+use super::membership::{Member, MemberChange, MemberRefusal, bootstrap_log};
 use super::node::{Node, NodeConfig, NodeStart};
 use super::raft_log::RaftLog;
 use super::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
@@ -623,12 +624,8 @@ fn a_forced_new_cluster_keeps_the_data_and_loses_the_others() {
     if let Some(append) = cluster.nodes[2].take_pending_hard_state() {
         disk.append(&append);
     }
-    let commit = disk.hard_state.commit;
-    disk.entries.retain(|entry| entry.index <= commit);
-    let entries: Vec<_> = disk.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
-    let log = CommittedLog { voters: &[], learners: &[], entries: &entries, term: disk.hard_state.term, commit };
-    let own = cluster.nodes[2].members().get(MemberId::new(3)).unwrap().clone();
-    disk.append(&standalone_log(&own, log).unwrap());
+    let append = append_alone(MemberId::new(3), [], &disk.entries, &disk.hard_state).unwrap();
+    disk.append(&append);
     let mut alone = start(config(3), &disk, cluster.now);
     let mut effects = Effects::default();
     alone.poll(cluster.now, &mut effects);

@@ -24,8 +24,9 @@ use super::start::StartError;
 use crate::api::peer_members;
 use crate::config::url::{self, Url};
 use crate::config::{ClusterState, Config};
-use crate::core::entries::{Append, entry_from_record};
-use crate::core::membership::{self, CommittedLog, Member};
+use crate::core::entries::Append;
+use crate::core::forced;
+use crate::core::membership::{self, Member};
 
 /// A running member answers at once; one that has not answered by then is not asked again in this round.
 const ASK_LIMIT: Duration = Duration::from_secs(1);
@@ -168,29 +169,17 @@ pub fn write_first_log(members: &[Member], recovered: &mut Recovered<FsMedium>) 
     write_synced(&membership::bootstrap_log(members), recovered)
 }
 
-/// Continues the log so that this member is alone (`--force-new-cluster`). The whole log counts as committed: it says
-/// how far it surely was only now and then, so what follows may have been acknowledged. (etcd's log says so with every
-/// entry, and etcd drops the rest.)
+/// Continues the log so that this member is alone (`--force-new-cluster`).
 ///
 /// # Errors
 /// [`StartError::Bootstrap`].
-pub fn go_on_alone(config: &Config, recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
+pub fn go_on_alone(recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
     let Identity { cluster, member } = recovered.identity;
-    let state = recovered.hard_state;
-    let end = recovered.entries.last().map(|entry| (entry.index.max(state.commit), entry.term.max(state.term)));
-    let (commit, term) = end.unwrap_or((state.commit, state.term));
-    tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {commit}");
-    let entries: Vec<_> = recovered.entries.iter().map(|entry| entry_from_record(entry.as_ref())).collect();
-    let (voters, learners) =
-        recovered.snapshot.as_ref().map_or((&[][..], &[][..]), |(meta, _)| (&meta.voters, &meta.learners));
-    let own = Member {
-        id: member,
-        name: config.name.clone(),
-        peer_urls: config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect(),
-        client_urls: Vec::new(),
-    };
-    let log = CommittedLog { voters, learners, entries: &entries, term, commit };
-    let append = membership::standalone_log(&own, log).map_err(StartError::Bootstrap)?;
+    let known = recovered.snapshot.iter().flat_map(|(meta, _)| meta.voters.iter().chain(&meta.learners)).copied();
+    let append = forced::append_alone(member, known, &recovered.entries, &recovered.hard_state)
+        .map_err(StartError::Bootstrap)?;
+    let last = recovered.entries.last().map_or(recovered.hard_state.commit, |entry| entry.index);
+    tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {last}");
     write_synced(&append, recovered)
 }
 

@@ -353,7 +353,7 @@ async fn open_node(config: &Config, directory: &DataDir) -> Result<Opened, Start
             bootstrap::write_first_log(&bootstrap::initial_members(config), &mut recovered)?;
         }
     } else if config.force_new_cluster {
-        bootstrap::go_on_alone(config, &mut recovered)?;
+        bootstrap::go_on_alone(&mut recovered)?;
     }
     let (loaded, base) = match &recovered.snapshot {
         Some((meta, name)) => (load(directory.snap(), name, &store_options)?, Some(meta.clone())),

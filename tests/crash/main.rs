@@ -7,6 +7,7 @@
 mod damage;
 mod faults;
 mod input;
+mod power;
 #[path = "../support/mod.rs"]
 mod support;
 
