@@ -375,7 +375,8 @@ fn a_member_that_cannot_be_reached_is_given_up_after_the_dial_timeout() {
         assert!(queued.len() < 1000, "the queue never fills");
     }
     let other = format!("http://{address}");
-    let fake = Fake::start(Manner::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), &[other.clone()]);
+    let fake =
+        Fake::start(Manner::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), std::slice::from_ref(&other));
     let flags = ["--proxy-dial-timeout", "200", "--proxy-failure-wait", "600000", "--proxy-refresh-interval", "100"];
     let (home, server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
     // Whichever is asked first, the one that answers is found; in the end the other was tried.
