@@ -329,6 +329,49 @@ fn a_new_leader_takes_over_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_lost_leader_is_replaced_within_one_and_a_half_election_timeouts() {
+    for seed in 0..40 {
+        let mut cluster = Cluster::new(3);
+        for (place, node) in cluster.nodes.iter_mut().enumerate() {
+            *node = start(NodeConfig { seed, ..config(place as u64 + 1) }, &cluster.disks[place], cluster.now);
+        }
+        cluster.settle();
+        cluster.input(0, Input::Campaign);
+        cluster.settle();
+        cluster.tick(3);
+        cluster.cut = vec![0];
+        // Members do not tick at the same moment.
+        let order = if seed % 2 == 0 { [1, 2] } else { [2, 1] };
+        let mut ticks = 0;
+        while order.iter().all(|node| !cluster.nodes[*node].is_leader()) {
+            ticks += 1;
+            assert!(ticks < 15, "seed {seed}: nobody leads after {ticks} ticks");
+            for node in order {
+                cluster.input(node, Input::Tick);
+                cluster.settle();
+            }
+        }
+        assert!(ticks > 10, "seed {seed}: a leader that may still be there was given up");
+    }
+}
+
+#[test]
+fn nothing_expires_without_room_and_everything_once_it_is_back() {
+    let mut cluster = Cluster::led(1);
+    let deadline = cluster.now.plus_seconds(1);
+    cluster.put(0, 1, "/t", "v", Some(deadline));
+    cluster.settle();
+    let before = cluster.nodes[0].applied();
+    cluster.input(0, Input::Room { available: false });
+    cluster.tick(30);
+    assert_eq!(cluster.nodes[0].applied(), before, "an expiry used up what is kept for raft");
+    assert!(cluster.value(0, "/t").is_some());
+    cluster.input(0, Input::Room { available: true });
+    cluster.tick(6);
+    assert_eq!(cluster.value(0, "/t"), None);
+}
+
+#[test]
 fn without_room_writes_are_refused_and_reads_go_on() {
     let mut cluster = Cluster::led(1);
     cluster.put(0, 1, "/a", "1", None);

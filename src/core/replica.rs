@@ -40,6 +40,11 @@ const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 /// Proposals beyond this many uncommitted bytes are refused: a leader without a quorum must not fill the memory.
 const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
 
+/// Of an election timeout T in ticks, elections begin after T + 1 to T + this share of it. A late election costs the
+/// clients time; two at once cost another timeout, but members tick at times of their own, so that few values keep most
+/// of them apart. Never after T itself: whoever ticks a little later still trusts the lost leader then (check-quorum's
+/// lease), ignores the question, and the asker waits for another timeout.
+const ELECTION_SPREAD_PERCENT: usize = 40;
 /// Membership changes of others that a leader keeps until the one in its log is applied.
 const POSTPONED_MAX: usize = 64;
 
@@ -676,10 +681,12 @@ impl Replica {
     /// every role change, also within a term, so it is pinned again after every input; the era (two election
     /// timeouts long) makes two members that once drew the same number draw apart.
     fn pin_election_timeout(&mut self) {
-        let ticks = self.election_ticks as u64;
-        let era = self.ticks / (2 * ticks);
+        let ticks = self.election_ticks;
+        let era = self.ticks / (2 * ticks as u64);
         let mixed = splitmix(self.seed ^ splitmix(self.raw.raft.id) ^ splitmix(self.raw.raft.term) ^ era);
-        self.raw.raft.set_randomized_election_timeout(self.election_ticks + (mixed % ticks) as usize);
+        // raft-rs takes nothing from two timeouts on; etcd's rule of five heartbeats per timeout leaves two values.
+        let values = (ticks * ELECTION_SPREAD_PERCENT / 100).clamp(1, ticks - 1) as u64;
+        self.raw.raft.set_randomized_election_timeout(ticks + 1 + (mixed % values) as usize);
     }
 }
 
