@@ -164,9 +164,6 @@ impl Machine {
                 // etcd deletes the member's node and makes one that remembers the id, which takes two indexes.
                 self.store.bump(UnixNanos::ZERO);
                 self.store.bump(UnixNanos::ZERO);
-                if change.member == self.proposals.origin() {
-                    effects.notices.push(Notice::Removed);
-                }
             } else if let Some(record) = record {
                 self.members.put(Member::from(record));
                 // etcd keeps members in the same store as keys, so a new one takes an index there; a promotion, which

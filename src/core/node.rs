@@ -18,6 +18,7 @@ use super::auth::Auth;
 use super::event::{
     Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome, ProposalFailure, SnapshotDone, Standing,
 };
+use super::farewell::Farewell;
 use super::gate::{Gate, Verdict};
 use super::handover::Handover;
 use super::install::{State, StateLoader};
@@ -153,6 +154,7 @@ pub struct Node {
     note_is_obsolete: bool,
     rejoin_pending: Option<Pending>,
     handover: Handover,
+    farewell: Farewell,
 }
 
 impl Node {
@@ -173,10 +175,6 @@ impl Node {
         let gate = forgot.then(Gate::default);
         if gate.is_some() {
             replica.set_vote_floor(Some(VoteFloor::Nobody));
-        }
-        let mut owed = Owed::default();
-        if start.state.members.is_removed(config.id) {
-            owed.notices.push(Notice::Removed);
         }
         Ok(Self {
             replica,
@@ -211,11 +209,12 @@ impl Node {
             store_options: start.store_options,
             loading: None,
             retired: None,
-            owed,
+            owed: Owed::default(),
             gate,
             note_is_obsolete: false,
             rejoin_pending: None,
             handover: Handover::default(),
+            farewell: Farewell::default(),
             config,
         })
     }
@@ -258,6 +257,9 @@ impl Node {
             Input::PeerUnreachable { member } => self.replica.unreachable(member),
             Input::SnapshotSent { to, ok } => self.replica.snapshot_sent(to, ok),
             Input::PeerStanding { member, standing } => {
+                if standing.removed_you {
+                    self.farewell.told_by(member);
+                }
                 if let Some(gate) = &mut self.gate {
                     gate.hear(member, standing);
                 }
@@ -325,6 +327,7 @@ impl Node {
         self.reads.applied(self.machine.applied, &mut effects.reads_ready);
         self.update_gate(effects);
         self.handover.advance(&mut self.replica, self.tick, self.config.election_ticks as u64, &mut effects.notices);
+        self.consider_farewell(effects);
         self.notice_changes(effects);
         self.consider_snapshot(effects);
         if let Some(target) = self.compact_to
@@ -529,6 +532,14 @@ impl Node {
         }
     }
 
+    fn consider_farewell(&mut self, effects: &mut Effects) {
+        let own = self.config.id;
+        let is_removed = self.machine.members.is_removed(own);
+        let others = self.replica.voters().filter(|voter| *voter != own);
+        let now = (self.tick, self.config.election_ticks as u64);
+        self.farewell.advance(is_removed, now, others, &mut effects.notices);
+    }
+
     fn consider_snapshot(&mut self, effects: &mut Effects) {
         let new_entries = self.machine.applied.steps_since(self.snapshot_index.min(self.machine.applied));
         let missed = self.replica.take_snapshot_missed() && new_entries > 0;
@@ -638,9 +649,6 @@ impl Node {
         self.replica.installed(install);
         self.owed.notices.push(Notice::Installed { index: install.index });
         self.owed.notices.push(Notice::MembershipChanged);
-        if self.machine.members.is_removed(self.config.id) {
-            self.owed.notices.push(Notice::Removed);
-        }
         Ok(true)
     }
 

@@ -811,3 +811,79 @@ fn a_member_that_may_have_forgotten_votes_only_after_an_entry_of_its_own() {
     cluster.tick(60);
     assert!((1..3).any(|node| cluster.nodes[node].is_leader()));
 }
+
+impl Cluster {
+    /// Streams between all members that are not cut off: each tells each how it stands.
+    fn meet(&mut self) {
+        for from in 0..self.nodes.len() {
+            for to in 0..self.nodes.len() {
+                if from != to && !self.cut.contains(&from) && !self.cut.contains(&to) {
+                    let member = MemberId::new(from as u64 + 1);
+                    let standing = self.nodes[from].standing(MemberId::new(to as u64 + 1));
+                    self.input(to, Input::PeerStanding { member, standing });
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// The leader (0) removes itself: member 1 holds the entry and is gone before it hears that it is committed, and
+    /// member 2 has never heard of it.
+    fn leader_removed_alone() -> Self {
+        let mut cluster = Self::led(3);
+        cluster.tick(3);
+        (cluster.cut, cluster.slow) = (vec![2], vec![0]);
+        cluster.change(0, 1, MemberChange::Remove(MemberId::new(1)));
+        cluster.settle();
+        assert!(cluster.member_answers(0).is_empty(), "it has not synced");
+        (cluster.cut, cluster.slow) = (vec![1, 2], Vec::new());
+        cluster.settle();
+        assert_eq!(cluster.member_answers(0), [(1, Ok(()))]);
+        assert!(cluster.effects[0].notices.contains(&Notice::Removed));
+        cluster
+    }
+}
+
+#[test]
+fn a_removed_leader_stays_until_the_others_can_do_without_it() {
+    let mut cluster = Cluster::leader_removed_alone();
+    cluster.tick(40);
+    cluster.meet();
+    assert!(!cluster.effects[0].notices.contains(&Notice::MayLeave), "nobody else knows of the removal");
+    // Both come back, one with a cut tail.
+    for (place, forgot) in [(1, false), (2, true)] {
+        cluster.nodes[place] = start_as(config(place as u64 + 1), &cluster.disks[place].clone(), cluster.now, forgot);
+        cluster.effects[place] = Effects::default();
+    }
+    cluster.cut.clear();
+    for _ in 0..40 {
+        cluster.tick(1);
+        cluster.meet();
+    }
+    assert!(cluster.effects[0].notices.contains(&Notice::MayLeave), "both know of the removal");
+    cluster.cut = vec![0];
+    cluster.put(1, 2, "/a", "1", None);
+    cluster.tick(3);
+    assert_eq!(cluster.answers(1).len(), 1, "the two who stay go on alone");
+}
+
+#[test]
+fn a_removed_leader_whom_nobody_answers_leaves_in_the_end() {
+    let mut cluster = Cluster::leader_removed_alone();
+    cluster.tick(299);
+    assert!(!cluster.effects[0].notices.contains(&Notice::MayLeave));
+    cluster.tick(1);
+    assert!(cluster.effects[0].notices.contains(&Notice::MayLeave));
+}
+
+#[test]
+fn a_committed_change_of_members_is_on_disk_before_the_next_entry() {
+    let mut cluster = Cluster::of_three();
+    cluster.change(0, 1, MemberChange::Remove(MemberId::new(3)));
+    cluster.settle();
+    cluster.tick(1);
+    for place in 0..2 {
+        let state = &cluster.disks[place].hard_state;
+        assert_eq!(state.commit, cluster.nodes[place].applied(), "member {place} would count on the one that left");
+    }
+}

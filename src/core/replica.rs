@@ -8,7 +8,8 @@
 //!    but for those that promise nothing: forwarded proposals and reads.
 //! 2. Readies are reported persisted in order, and one that needs a sync only after [`Replica::persisted`] said so.
 //! 3. A hard state that only moves the commit index is never synced by itself: it rides on the next append. Losing it
-//!    costs nothing, because commit is found again from a quorum.
+//!    costs nothing, because commit is found again from a quorum. After a change of membership it is written at once:
+//!    the quorum that would find it again may include a member that has left.
 //! 4. Election timeouts come from the node's seed, not from a thread's random source, so that a run can be replayed.
 //! 5. No message from outside makes raft-rs panic: what would is dropped or made harmless in [`Replica::step`].
 //! 6. An accepted snapshot is the log at once, is reported only when the WAL names it, and nothing after it is applied
@@ -106,6 +107,8 @@ pub struct Replica {
     deferred: Vec<Entry>,
     /// A leader's: changes of membership that came while another one was in the log.
     postponed: VecDeque<Message>,
+    /// A change of membership was applied, and the disk does not say yet that it is committed.
+    change_unwritten: bool,
     /// What this member must see in a candidate before it votes; see [`super::gate`].
     vote_floor: Option<VoteFloor>,
     seed: u64,
@@ -160,6 +163,7 @@ impl Replica {
             to_install: None,
             deferred: Vec::new(),
             postponed: VecDeque::new(),
+            change_unwritten: false,
             vote_floor: None,
             seed: start.seed,
             election_ticks: start.election_ticks,
@@ -484,6 +488,9 @@ impl Replica {
                 self.apply(committed, effects, &mut apply)?;
             }
         }
+        if std::mem::take(&mut self.change_unwritten) {
+            effects.appends.extend(self.take_pending_hard_state());
+        }
         effects.messages.append(&mut self.outbox);
         effects.install = self.to_install.take_if(|install| self.installing == Some(*install)).or(effects.install);
         self.pin_election_timeout();
@@ -533,6 +540,7 @@ impl Replica {
     pub fn apply_conf_change(&mut self, entry: &ConfChangeEntry) -> Result<(), String> {
         let state = self.raw.apply_conf_change(entry.change()).map_err(|error| error.to_string())?;
         self.raw.mut_store().set_conf_state(state);
+        self.change_unwritten = true;
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
             // raft-rs leaves a removed leader leading and panics at its next sync. Whoever is furthest goes on.
@@ -636,6 +644,11 @@ impl Replica {
             state.voters.iter().copied().map(MemberId::new).collect(),
             state.learners.iter().copied().map(MemberId::new).collect(),
         )
+    }
+
+    /// The voters as of the last applied change.
+    pub fn voters(&self) -> impl Iterator<Item = MemberId> {
+        self.raw.store().conf_state().voters.iter().copied().map(MemberId::new)
     }
 
     /// Forgets at most `limit` entries up to `index`; true when more remain to forget.

@@ -169,8 +169,8 @@ pub struct Hub {
     pub install_wanted: Notify,
     /// Leadership was handed over, or there was none.
     pub not_leading: Notify,
-    /// This member was removed for good.
-    pub removed: Notify,
+    /// This member was removed for good, and the others can do without it.
+    pub may_leave: Notify,
     /// What the tail-cut note warned of is past.
     pub note_obsolete: Notify,
     /// What watchers are owed.
@@ -227,7 +227,7 @@ impl Hub {
             install: Cell::default(),
             install_wanted: Notify::default(),
             not_leading: Notify::default(),
-            removed: Notify::default(),
+            may_leave: Notify::default(),
             note_obsolete: Notify::default(),
             fan_out: FanOut::default(),
             second: Cell::new(0),
@@ -310,6 +310,13 @@ impl Hub {
         let (anchor, wall) = self.wall_anchor.get();
         let since = u64::try_from(at.saturating_duration_since(anchor).as_nanos()).unwrap_or(u64::MAX);
         UnixNanos::new(wall.get().saturating_add(since))
+    }
+
+    /// Whether connections of this kind end after what they have begun: all when the process stops, and those of
+    /// clients when this member was removed, while it goes on serving raft.
+    #[must_use]
+    pub fn is_closing(&self, peer: bool) -> bool {
+        self.stopping.get() || (self.is_removed.get() && !peer)
     }
 
     /// Takes no further requests; open connections end after what they have begun.
@@ -412,12 +419,13 @@ impl Hub {
                 tracing::info!("enabled capabilities for version {version}");
             }
             Notice::MembershipChanged => self.peers.changed.notify(),
-            Notice::Removed if self.is_removed.replace(true) => {}
             Notice::Removed => {
+                self.is_removed.set(true);
+                self.poke_writers();
                 tracing::error!("the member has been permanently removed from the cluster");
                 tracing::info!("the data-dir used by this member must be removed.");
-                self.removed.notify();
             }
+            Notice::MayLeave => self.may_leave.notify(),
             Notice::NotLeading => self.not_leading.notify(),
             Notice::NoteObsolete => self.note_obsolete.notify(),
             Notice::HandingOver { to, stalled_ms } => {

@@ -52,8 +52,6 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Leadership is handed over within a round trip or two; after this the stop goes on without.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
-/// A member that was removed goes on for so long, so that the others learn that the entry is committed.
-const REMOVED_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -123,8 +121,7 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
         });
         let hub = started.await.expect("a signal ends the process")?;
         let removed = async {
-            hub.removed.wait().await;
-            Timer::new(REMOVED_PATIENCE).await;
+            hub.may_leave.wait().await;
             Ended::Removed
         };
         match or(stop, removed).await {
