@@ -34,8 +34,11 @@ pub type PeerMessage = Message;
 
 /// One append message carries at most this much: large enough to fill a batch, small enough to resend.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-/// Append messages in flight to one follower: enough to cover a round trip at full rate.
-const MESSAGES_INFLIGHT_MAX: usize = 256;
+/// Append messages in flight to one follower: enough to cover a round trip at full rate, and together no more than one
+/// segment of the follower's log holds.
+const MESSAGES_INFLIGHT_MAX: usize = 64;
+/// What an entry takes in the log beside its data and context, at most.
+const ENTRY_ROOM_BYTES: u64 = 64;
 /// Committed entries handed out at once: bounds the time of one turn at restart.
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 /// Proposals beyond this many uncommitted bytes are refused: a leader without a quorum must not fill the memory.
@@ -89,6 +92,16 @@ struct Held {
 
 /// The position of a log: raft compares candidates by it.
 pub type LogPosition = (Term, RaftIndex);
+
+/// Bytes of log that the entries or proposals of a message need, at most; zero when it has none.
+#[must_use]
+pub fn room_for(message: &PeerMessage) -> u64 {
+    let bytes = |entry: &Entry| (entry.data.len() + entry.context.len()) as u64 + ENTRY_ROOM_BYTES;
+    match message.get_msg_type() {
+        MessageType::MsgAppend | MessageType::MsgPropose => message.entries.iter().map(bytes).sum(),
+        _ => 0,
+    }
+}
 
 /// One member's raft state machine.
 pub struct Replica {

@@ -28,9 +28,10 @@ use super::peers::{self, Peers};
 use super::process;
 use super::respond::{Responder, raft_position};
 use crate::config::{Cors, LogLevel};
+use crate::core::entries::is_forwarded_proposal;
 use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
 use crate::core::node::Node;
-use crate::core::replica::PeerMessage;
+use crate::core::replica::{PeerMessage, room_for};
 use crate::core::store::Fired;
 use crate::metrics::{self, Metrics, Step};
 use crate::wire::http_request::Limits;
@@ -270,12 +271,15 @@ impl Hub {
         self.poke_writers();
     }
 
-    /// Gives the node messages of other members; one turn follows.
+    /// Gives the node messages of other members, but for those whose entries the WAL has no room for; one turn follows.
     pub fn hear(&self, messages: impl Iterator<Item = PeerMessage>) {
         let now = clock::now();
         let mut node = self.node.borrow_mut();
         for message in messages {
-            node.handle(Input::Peer(message), now);
+            let bytes = room_for(&message);
+            if bytes == 0 || self.disk.admit_entries(bytes, is_forwarded_proposal(&message)) {
+                node.handle(Input::Peer(message), now);
+            }
         }
         drop(node);
         self.wake.notify();
@@ -361,6 +365,7 @@ impl Hub {
                 die(&error.to_string());
             }
         }
+        self.disk.turn_is_over();
         self.disk.kick();
         if entries > 0 {
             self.metrics.batch_entries.observe(entries);
