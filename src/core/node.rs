@@ -38,6 +38,9 @@ const EXPIRE_BATCH: u32 = 1000;
 const EXPIRY_PERIOD_NANOS: u64 = 500_000_000;
 /// Proposals that may wait for a leader to appear; beyond it they are refused at once.
 const QUEUED_MAX: usize = 16_384;
+/// Entries kept in memory behind a snapshot for slow followers are no more than this, however few they are: what a
+/// follower receives in about a second, and a part of what a snapshot waits for.
+const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
 /// Raft entries dropped from memory per turn after a snapshot: bounds the time of one turn.
 const COMPACT_STEP: u64 = 1024;
 
@@ -61,6 +64,8 @@ pub struct NodeConfig {
     pub request_timeout_ticks: u64,
     /// Applied entries between two snapshots; zero is taken as one.
     pub snapshot_entries: u64,
+    /// Bytes of applied entries between two snapshots, however few they are: bounds the log on disk and in memory.
+    pub snapshot_bytes: u64,
     /// Entries kept in memory behind a snapshot for slow followers (etcd: 5000).
     pub catch_up_entries: u64,
     /// Refuse membership changes that leave too few started members (`--strict-reconfig-check`).
@@ -141,6 +146,8 @@ pub struct Node {
     expire_pending: Option<Pending>,
     last_expiry_check: UnixNanos,
     snapshot_index: RaftIndex,
+    /// `Machine::applied_bytes` when the last snapshot began or was installed.
+    snapshot_bytes_from: u64,
     capture: Option<Capture>,
     snapshot_in_flight: Option<SnapshotDone>,
     compact_to: Option<RaftIndex>,
@@ -185,6 +192,7 @@ impl Node {
                 changed: None,
                 applied: start.applied,
                 applied_term: start.applied_term,
+                applied_bytes: 0,
                 proposals,
                 expired: None,
                 own_was_applied: false,
@@ -203,6 +211,7 @@ impl Node {
             expire_pending: None,
             last_expiry_check: UnixNanos::ZERO,
             snapshot_index: start.applied,
+            snapshot_bytes_from: 0,
             capture: None,
             snapshot_in_flight: None,
             compact_to: None,
@@ -245,7 +254,7 @@ impl Node {
                 self.snapshot_index = index;
                 self.replica.set_snapshot(&done);
                 let keep = self.config.catch_up_entries;
-                self.compact_to = Some(RaftIndex::new(index.get().saturating_sub(keep)));
+                self.compact_to = Some(self.replica.catch_up_from(index, keep, CATCH_UP_BYTES_MAX));
             }
             Input::SnapshotFailed => {
                 self.snapshot_in_flight = None;
@@ -543,7 +552,9 @@ impl Node {
     fn consider_snapshot(&mut self, effects: &mut Effects) {
         let new_entries = self.machine.applied.steps_since(self.snapshot_index.min(self.machine.applied));
         let missed = self.replica.take_snapshot_missed() && new_entries > 0;
-        let due = missed || new_entries >= self.config.snapshot_entries.max(1);
+        let new_bytes = self.machine.applied_bytes - self.snapshot_bytes_from;
+        let due =
+            missed || new_entries >= self.config.snapshot_entries.max(1) || new_bytes >= self.config.snapshot_bytes;
         if due && self.replica.installing().is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
             self.force_snapshot(effects);
         }
@@ -568,6 +579,7 @@ impl Node {
         }
         self.machine.auth.write_items(&mut head);
         self.machine.store.capture_begin();
+        self.snapshot_bytes_from = self.machine.applied_bytes;
         let index = self.machine.applied;
         self.capture = Some(Capture {
             done: SnapshotDone {
@@ -645,6 +657,7 @@ impl Node {
         self.machine.applied = install.index;
         self.machine.applied_term = install.term;
         self.snapshot_index = install.index;
+        self.snapshot_bytes_from = self.machine.applied_bytes;
         self.compact_to = None;
         self.replica.installed(install);
         self.owed.notices.push(Notice::Installed { index: install.index });

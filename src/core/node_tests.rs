@@ -76,6 +76,7 @@ fn config(id: u64) -> NodeConfig {
         election_ticks: 10,
         request_timeout_ticks: 70,
         snapshot_entries: 1_000_000,
+        snapshot_bytes: 1 << 20,
         catch_up_entries: 10,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
@@ -510,6 +511,33 @@ fn a_snapshot_lets_the_log_go_and_loads_again() {
     let loaded = loader.finish().unwrap();
     assert_eq!(loaded.index(), cluster.nodes[0].store().index());
     assert_eq!(loaded.get(b"/k42").unwrap().value(), Some(&b"v"[..]));
+}
+
+#[test]
+fn few_large_writes_begin_a_snapshot_too() {
+    let mut cluster = Cluster::led(1);
+    let large = "v".repeat(100 << 10);
+    for seq in 0..20 {
+        cluster.put(0, seq, "/k", &large, None);
+        cluster.settle();
+        let begun = cluster.effects[0].notices.iter().any(|notice| matches!(notice, Notice::SnapshotBegins { .. }));
+        assert_eq!(begun, seq >= 10, "after {} of 1024 KiB", (seq + 1) * 100);
+        assert_eq!(cluster.nodes[0].capturing(), begun);
+    }
+    let mut bytes = Vec::new();
+    let done = loop {
+        if let Some(done) = cluster.nodes[0].capture_slice(&mut bytes, 1 << 20) {
+            break done;
+        }
+    };
+    cluster.input(0, Input::SnapshotStored { index: done.index });
+    cluster.settle();
+    assert!(!cluster.nodes[0].capturing(), "counted anew from the snapshot's beginning");
+    for seq in 20..22 {
+        cluster.put(0, seq, "/k", &large, None);
+        cluster.settle();
+    }
+    assert!(cluster.nodes[0].capturing());
 }
 
 fn newcomer(id: u64) -> Member {

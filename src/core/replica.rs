@@ -93,12 +93,17 @@ struct Held {
 /// The position of a log: raft compares candidates by it.
 pub type LogPosition = (Term, RaftIndex);
 
+/// Bytes of log that an entry needs, at most.
+#[must_use]
+pub fn room_for_entry(entry: &Entry) -> u64 {
+    (entry.data.len() + entry.context.len()) as u64 + ENTRY_ROOM_BYTES
+}
+
 /// Bytes of log that the entries or proposals of a message need, at most; zero when it has none.
 #[must_use]
 pub fn room_for(message: &PeerMessage) -> u64 {
-    let bytes = |entry: &Entry| (entry.data.len() + entry.context.len()) as u64 + ENTRY_ROOM_BYTES;
     match message.get_msg_type() {
-        MessageType::MsgAppend | MessageType::MsgPropose => message.entries.iter().map(bytes).sum(),
+        MessageType::MsgAppend | MessageType::MsgPropose => message.entries.iter().map(room_for_entry).sum(),
         _ => 0,
     }
 }
@@ -657,6 +662,13 @@ impl Replica {
             state.voters.iter().copied().map(MemberId::new).collect(),
             state.learners.iter().copied().map(MemberId::new).collect(),
         )
+    }
+
+    /// Up to which entry the log may be forgotten once a snapshot covers it up to `covered`; see
+    /// [`RaftLog::catch_up_from`].
+    #[must_use]
+    pub fn catch_up_from(&self, covered: RaftIndex, entries: u64, bytes: u64) -> RaftIndex {
+        RaftIndex::new(self.raw.store().catch_up_from(covered.get(), entries, bytes))
     }
 
     /// The voters as of the last applied change.

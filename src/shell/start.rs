@@ -39,6 +39,9 @@ use crate::metrics::nanos;
 
 /// etcd gives a request 5 s and two election timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A snapshot is due after so many bytes of entries, also when `--snapshot-count` is far: four segments, so that a restart
+/// replays seconds, and a store of this size is written about as often as its log. 100 000 entries of 2.6 KiB are as many.
+const SNAPSHOT_BYTES: u64 = 256 << 20;
 /// Entries kept in memory behind a snapshot for slow followers, as etcd keeps them.
 const CATCH_UP_ENTRIES: u64 = 5000;
 /// A stop waits this long for connections to end; whoever is still reading then is cut off.
@@ -375,6 +378,7 @@ fn build_node(
         election_ticks: ticks(config.election_timeout),
         request_timeout_ticks: ticks(REQUEST_TIMEOUT + 2 * config.election_timeout) as u64,
         snapshot_entries: config.snapshot_count,
+        snapshot_bytes: SNAPSHOT_BYTES,
         catch_up_entries: CATCH_UP_ENTRIES,
         strict_reconfig_check: config.strict_reconfig_check,
         cluster_version: ETCD_CLUSTER_VERSION,

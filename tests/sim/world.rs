@@ -189,6 +189,7 @@ fn config(member: &Member, cluster: ClusterId) -> NodeConfig {
         election_ticks: 10,
         request_timeout_ticks: 70,
         snapshot_entries: 25,
+        snapshot_bytes: u64::MAX,
         catch_up_entries: 8,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
