@@ -189,6 +189,7 @@ fn config(member: &Member, cluster: ClusterId) -> NodeConfig {
         election_ticks: 10,
         request_timeout_ticks: 70,
         snapshot_entries: 25,
+        snapshot_bytes: u64::MAX,
         catch_up_entries: 8,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
@@ -427,9 +428,9 @@ impl World {
                 }
                 Notice::Installed { .. } => self.tally.installs += 1,
                 Notice::HandingOver { .. } => self.tally.handovers += 1,
-                Notice::Removed => {
+                Notice::MayLeave => {
                     let start = self.hosts[host].starts;
-                    self.plan(1000 * MILLI, Happening::Leave { host, start });
+                    self.plan(1, Happening::Leave { host, start });
                 }
                 _ => {}
             }
@@ -477,11 +478,6 @@ impl World {
                 let told = self.hosts[other].id;
                 let Some(life) = self.hosts[one].life.as_ref().filter(|_| open && one != other) else { continue };
                 let (member, standing) = (self.hosts[one].id, life.node.standing(told));
-                if standing.removed_you && self.hosts[other].life.is_some() {
-                    // It was away when it was removed.
-                    let start = self.hosts[other].starts;
-                    self.plan(1, Happening::Leave { host: other, start });
-                }
                 self.hosts[other].input(Input::PeerStanding { member, standing }, now);
                 self.turn(other);
             }
