@@ -29,4 +29,8 @@ pub mod respond;
 pub mod signals;
 pub mod snapshot;
 pub mod start;
+pub mod tls;
+pub mod tls_files;
+pub mod tls_handshake;
+mod tls_verify;
 pub mod watching;

@@ -1,10 +1,12 @@
 //! Bytes to requests and back; pure codecs.
 
+pub mod certificate;
 pub mod http_body;
 pub mod http_reply;
 pub mod http_request;
 pub mod peer_frame;
 pub mod peer_handshake;
+pub mod tls;
 
 #[cfg(test)]
 mod http_tests;
