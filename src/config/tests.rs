@@ -171,11 +171,17 @@ fn contradictions_get_etcds_message_and_1() {
         ),
         (
             &["--listen-peer-urls", "https://127.0.0.1:1"],
-            "--listen-peer-urls has https://127.0.0.1:1, but TLS listeners are not supported yet",
+            "cannot listen on TLS for https://127.0.0.1:1: KeyFile and CertFile are not presented",
         ),
         (
             &["--listen-peer-urls", "unixs://localhost:1"],
-            "--listen-peer-urls has unixs://localhost:1, but TLS listeners are not supported yet",
+            "cannot listen on TLS for unixs://localhost:1: KeyFile and CertFile are not presented",
+        ),
+        (&["--cert-file", "c"], "KeyFile and CertFile must both be present[key: , cert: c]"),
+        (&["--cipher-suites", "TLS_NONE"], "unexpected TLS cipher suite \"TLS_NONE\""),
+        (
+            &["--peer-cert-allowed-cn", "a", "--peer-cert-allowed-hostname", "b"],
+            "AllowedCN and AllowedHostname are mutually exclusive (cn=\"a\", hostname=\"b\")",
         ),
         (&["--listen-peer-urls", ""], "--listen-peer-urls must name at least one URL"),
         (&["--name", ""], "--name must not be empty"),
@@ -241,19 +247,43 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
     assert_eq!(warnings(&["--enable-v2"]), 0);
     assert_eq!(warnings(&["--enable-v2=false", "--quota-backend-bytes=1"]), 2);
     assert_eq!(warnings(&["--log-outputs=stderr", "--proxy=off", "--auto-tls=false", "--host-whitelist=*"]), 0);
-    for args in [
-        ["--cert-file=x"],
-        ["--client-cert-auth"],
-        ["--discovery=http://x"],
-        ["--proxy=on"],
-        ["--unsafe-no-fsync"],
-        ["--config-file=x"],
-        ["--log-outputs=/var/log/x"],
-    ] {
+    for args in [["--unsafe-no-fsync"], ["--config-file=x"], ["--log-outputs=/var/log/x"]] {
         let (code, text) = bad(&args);
         assert_eq!(code, 1);
         assert!(text.contains(" cannot be "), "{text}");
     }
+}
+
+#[test]
+fn there_is_one_way_to_the_cluster() {
+    let conflict = verifying(
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \
+         \"discovery-srv\"",
+    );
+    let discovery = "--discovery=http://h:1/v2/keys/tok";
+    for other in ["--initial-cluster=default=http://localhost:2380", "--discovery-srv=example.org"] {
+        assert_eq!(bad(&[discovery, other]), conflict, "{other}");
+    }
+    let found = good(&[discovery, "--initial-cluster=", "--initial-cluster-token=t", "--discovery-proxy=p:3128"]);
+    assert_eq!(found.initial_cluster_token, "http://h:1/v2/keys/tok");
+    assert_eq!(found.initial_cluster_text(), "default=http://localhost:2380");
+    assert_eq!(found.joining.discovery_proxy.expect("given").endpoint.to_string(), "http://p:3128");
+    for refused in ["--discovery=foo", "--discovery=https://h/t", "--ringd-dns-server=ns", "--proxy-refresh-interval=0"]
+    {
+        assert_eq!(bad(&[refused]).0, 1, "{refused}");
+    }
+}
+
+#[test]
+fn who_may_become_a_proxy_need_not_advertise() {
+    let listen = "--listen-client-urls=http://127.0.0.1:1";
+    let discovery = "--discovery=http://h:1/tok";
+    assert_eq!(good(&[listen, "--proxy=readonly"]).proxy.mode, ProxyMode::ReadOnly);
+    assert_eq!(good(&[listen, discovery]).joining.fallback, Fallback::Proxy);
+    assert_eq!(bad(&[listen, discovery, "--discovery-fallback=exit"]).0, 1);
+    let settings = good(&["--proxy=on", "--proxy-read-timeout=7", "--proxy-write-timeout=0"]).proxy;
+    assert_eq!((settings.read_timeout, settings.write_timeout), (Some(Duration::from_millis(7)), None));
+    assert_eq!(settings.dial_timeout, Some(Duration::from_secs(1)));
 }
 
 #[test]

@@ -140,6 +140,8 @@ pub struct Node {
     expire_pending: Option<Pending>,
     last_expiry_check: UnixNanos,
     snapshot_index: RaftIndex,
+    /// The tick of the last failure, until the next snapshot begins.
+    snapshot_failed_at: Option<u64>,
     capture: Option<Capture>,
     snapshot_in_flight: Option<SnapshotDone>,
     compact_to: Option<RaftIndex>,
@@ -205,6 +207,7 @@ impl Node {
             expire_pending: None,
             last_expiry_check: UnixNanos::ZERO,
             snapshot_index: start.applied,
+            snapshot_failed_at: None,
             capture: None,
             snapshot_in_flight: None,
             compact_to: None,
@@ -250,8 +253,10 @@ impl Node {
             }
             Input::SnapshotFailed => {
                 self.snapshot_in_flight = None;
-                // Try again only after as many entries as usual: a full disk does not get better by hammering.
+                // Try again only after as many entries as usual: a full disk does not get better by hammering. A member
+                // that needs one is not kept waiting for entries that may need its vote.
                 self.snapshot_index = self.machine.applied;
+                self.snapshot_failed_at = Some(self.tick);
             }
             Input::Room { available } => self.room = available,
             Input::Campaign => self.replica.campaign(),
@@ -531,7 +536,9 @@ impl Node {
 
     fn consider_snapshot(&mut self, effects: &mut Effects) {
         let new_entries = self.machine.applied.steps_since(self.snapshot_index.min(self.machine.applied));
-        let missed = self.replica.take_snapshot_missed() && new_entries > 0;
+        let rested = |failed: u64| self.tick.saturating_sub(failed) >= self.config.request_timeout_ticks;
+        let may_succeed = new_entries > 0 || self.snapshot_failed_at.is_some_and(rested);
+        let missed = self.replica.take_snapshot_missed() && may_succeed;
         let due = missed || new_entries >= self.config.snapshot_entries.max(1);
         if due && self.replica.installing().is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
             self.force_snapshot(effects);
@@ -544,6 +551,7 @@ impl Node {
     /// When one is under way.
     pub fn force_snapshot(&mut self, effects: &mut Effects) {
         assert!(self.capture.is_none() && self.snapshot_in_flight.is_none(), "one snapshot at a time");
+        self.snapshot_failed_at = None;
         let (voters, learners) = self.replica.configuration();
         let mut head = Vec::new();
         for member in self.machine.members.iter() {

@@ -22,11 +22,13 @@ use ringd_storage::wal::{Wal, WalOptions};
 use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
+use super::joining::Role;
 use super::listener::Spoken;
 use super::tls_files::{self, Side};
 use super::tls_handshake::Worker;
 use super::{
-    bootstrap, clock, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals, snapshot,
+    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
+    snapshot,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -117,14 +119,21 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
         let stop = async { Ended::Signal(stop.await) };
         let mut stop = pin!(stop);
         // A start may wait for others; a signal ends it.
-        let started = or(async { Some(start(config, services).await) }, async {
+        let started = or(async { Some(begin(config, services).await) }, async {
             if let Ended::Signal(signal) = stop.as_mut().await {
                 tracing::info!("received signal {signal} before the start was complete");
                 signals::end_by(signal);
             }
             None
         });
-        let hub = started.await.expect("a signal ends the process")?;
+        let Some(hub) = started.await.expect("a signal ends the process")? else {
+            // A proxy keeps nothing that could be lost.
+            if let Ended::Signal(signal) = stop.await {
+                tracing::info!("received signal {signal}; the proxy ends");
+                signals::end_by(signal);
+            }
+            return Ok(());
+        };
         let removed = async {
             hub.removed.wait().await;
             Timer::new(REMOVED_PATIENCE).await;
@@ -147,6 +156,14 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
 enum Ended {
     Signal(i32),
     Removed,
+}
+
+/// Starts a member, or a proxy, which has no hub.
+async fn begin(config: &Config, services: Services) -> Result<Option<Rc<Hub>>, StartError> {
+    match joining::decide(config).await? {
+        Role::Member(config) => start(&config, services).await.map(Some),
+        Role::Proxy => proxy::start(config).await.map(|()| None),
+    }
 }
 
 /// Starts everything. Clients are served as soon as the cluster allows.
@@ -268,7 +285,7 @@ fn spoken_at(place: &Place, urls: &[Url], side: &Rc<Side>) -> Spoken {
     }
 }
 
-async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
+pub(super) async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
     let mut opened = Vec::new();
     for place in places {
         let mut tries = 1;
@@ -315,7 +332,7 @@ async fn stop_cleanly(hub: &Rc<Hub>, why: &str) {
 }
 
 /// Random bits for what must differ between starts: segment epochs and hash seeds.
-fn random_u64() -> io::Result<u64> {
+pub(super) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))

@@ -177,7 +177,7 @@ pub fn begin_stream(out: &mut Vec<u8>, head: &ReplyHead<'_>) -> Stream {
         // HTTP/1.0 has no chunks: the end of the connection ends the body.
         out.extend_from_slice(b"\r\n");
     }
-    Stream { chunked, must_close: !chunked || !head.keep_alive }
+    Stream::of(head.http_minor, head.keep_alive)
 }
 
 /// The framing of a body in parts.
@@ -188,6 +188,20 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// The framing for a client of HTTP/1.`http_minor` whose connection stays open or not, for an answer whose head is
+    /// not rendered here.
+    #[must_use]
+    pub const fn of(http_minor: u8, keep_alive: bool) -> Self {
+        let chunked = http_minor > 0;
+        Self { chunked, must_close: !chunked || !keep_alive }
+    }
+
+    /// Whether the parts are chunks.
+    #[must_use]
+    pub const fn is_chunked(self) -> bool {
+        self.chunked
+    }
+
     /// Whether the connection ends with this answer.
     #[must_use]
     pub const fn must_close(self) -> bool {

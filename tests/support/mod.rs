@@ -147,6 +147,12 @@ impl Server {
         self.child.wait().expect("wait");
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

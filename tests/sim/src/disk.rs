@@ -25,6 +25,9 @@ use crate::rng::Rng;
 /// The sector of the disk model.
 const SECTOR_BYTES: usize = 512;
 
+/// A sector with fewer bytes that are not zero holds no part of a frame's records.
+const GAP_BYTES_MAX: usize = 16;
+
 /// See the module documentation.
 #[derive(Default)]
 pub struct Disk {
@@ -87,7 +90,8 @@ impl Disk {
         }
         let sector = rng.range(first as u64, last as u64) as usize;
         let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
-        if bytes[range.clone()].iter().all(|byte| *byte == 0) {
+        // A gap before a fresh page holds nothing, or a bit that was turned there: losing it is losing nothing.
+        if bytes[range.clone()].iter().filter(|byte| **byte != 0).count() < GAP_BYTES_MAX {
             return None;
         }
         bytes[range].fill(0);
