@@ -80,7 +80,7 @@ fn clients_with_good_certificates_are_served_and_others_are_refused_in_etcds_wor
     for round in 0..3 {
         good.set("/a", &format!("{round}{large}"), &SetOptions::default()).expect("a good certificate");
         let got = good.get("/a", GetOptions::default()).expect("on the same connection");
-        assert_eq!(got.node.map(|node| node.value), Some(Some(format!("{round}{large}"))));
+        assert_eq!(got.node.map(|node| node.value), Some(format!("{round}{large}")));
     }
     for (name, words) in [
         (Some("expired"), "x509: certificate has expired or is not yet valid"),
