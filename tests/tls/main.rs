@@ -34,7 +34,7 @@ struct Member {
     server: Server,
     secure: u16,
     plain: u16,
-    _site: Site,
+    site: Site,
 }
 
 fn member(flags: &[String]) -> Member {
@@ -44,7 +44,7 @@ fn member(flags: &[String]) -> Member {
     site.extra = vec!["--listen-client-urls".to_owned()];
     site.extra.push(format!("http://127.0.0.1:{plain},https://127.0.0.1:{secure}"));
     site.extra.extend(flags.iter().cloned());
-    Member { server: site.start(), secure, plain, _site: site }
+    Member { server: site.start(), secure, plain, site }
 }
 
 fn certificate_flags(files: &Files, prefix: &str, name: &str) -> Vec<String> {
@@ -168,7 +168,7 @@ fn certificates_and_revocations_are_read_again_while_clients_are_served() {
 #[test]
 fn a_certificate_of_its_own_making_is_kept() {
     let member = member(&["--auto-tls".to_owned()]);
-    let made = member._site.data_dir.join("fixtures/client/cert.pem");
+    let made = member.site.data_dir.join("fixtures/client/cert.pem");
     let tls = Tls::load(None, None, Some(&made)).expect("the certificate that was made");
     client(member.secure, tls).set("/a", "1", &SetOptions::default()).expect("it is for 127.0.0.1");
 }
@@ -191,8 +191,10 @@ fn the_common_name_is_the_user_where_certificates_are_asked_for() {
     };
     assert_eq!(ask("PUT", "/v2/auth/users/root", r#"{"user":"root","password":"r"}"#), 201);
     let role = r#"{"role":"w","permissions":{"kv":{"read":["/w/*"],"write":["/w/*"]}}}"#;
-    assert_eq!(ask("PUT", "/v2/auth/roles/w", role), 201);
-    assert_eq!(ask("PUT", "/v2/auth/users/writer", r#"{"user":"writer","password":"x","roles":["w"]}"#), 201);
+    let status = ask("PUT", "/v2/auth/roles/w", role);
+    assert!(status == 200 || status == 201, "{status}");
+    let status = ask("PUT", "/v2/auth/users/writer", r#"{"user":"writer","password":"x","roles":["w"]}"#);
+    assert!(status == 200 || status == 201, "{status}");
     assert_eq!(ask("PUT", "/v2/auth/enable", ""), 200);
     assert_eq!(ask("DELETE", "/v2/auth/roles/guest", ""), 200);
     let set = |name: &str, key: &str| {
@@ -228,7 +230,9 @@ fn logs(members: &[(Site, Server)]) -> String {
 }
 
 fn put(site: &Site) -> Option<()> {
-    let mut client = support::Client::open(site.client_port).ok()?;
+    // A member that is kept out does not answer; the others do so soon, or when they are asked again.
+    let address = ([127, 0, 0, 1], site.client_port).into();
+    let mut client = support::Client::connect(address, Duration::from_secs(3)).ok()?;
     let status = client.request("PUT", "/v2/keys/a", "value=1").ok()?.status;
     (status == 200 || status == 201).then_some(())
 }
