@@ -138,9 +138,10 @@ impl Side {
     }
 }
 
-/// Looks at the files for as long as the process lives.
+/// Looks at the files, if there are any, for as long as the process lives.
 pub async fn watch(side: Rc<Side>) {
-    loop {
+    let has_files = !side.seen.borrow().is_empty();
+    while has_files {
         Timer::new(LOOK_EVERY).await;
         let (settings, seen) = (side.settings.clone(), side.seen.borrow().clone());
         let dials = side.client.borrow().is_some();
