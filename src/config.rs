@@ -14,17 +14,19 @@ mod go_flags;
 pub mod joining;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 pub mod url;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flags::{FLAGS, Kind, Status};
 use joining::{Fallback, Joining, ProxyMode, ProxySettings, ServiceUrl, Srv};
-use url::{Place, Scheme, Url};
+use tls::TlsSettings;
+use url::{Place, Url};
 
 use crate::wire::http_request::Limits;
 
@@ -50,11 +52,11 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the WAL is kept when it is not under `data_dir`.
     pub wal_dir: Option<PathBuf>,
-    /// Client listeners as URLs, without TLS.
+    /// Client listeners as URLs.
     pub listen_client_urls: Vec<Url>,
     /// Where to bind for clients, one per URL, duplicates removed.
     pub listen_client_addresses: Vec<Place>,
-    /// Peer listeners as URLs, without TLS.
+    /// Peer listeners as URLs.
     pub listen_peer_urls: Vec<Url>,
     /// Where to bind for peers, one per URL, duplicates removed.
     pub listen_peer_addresses: Vec<Place>,
@@ -66,6 +68,10 @@ pub struct Config {
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     /// Whether the cluster exists already.
     pub initial_cluster_state: ClusterState,
+    /// TLS for clients.
+    pub client_tls: TlsSettings,
+    /// TLS between members.
+    pub peer_tls: TlsSettings,
     /// Goes into the cluster id.
     pub initial_cluster_token: String,
     /// Other ways to learn of the cluster.
@@ -423,8 +429,12 @@ impl Values {
         };
         let initial_cluster = self.initial_cluster(&name, &initial_advertise_peer_urls)?;
         let limits = self.limits()?;
+        let client_tls = self.tls("", &data_dir, "client", &listen_client_urls)?;
+        let peer_tls = self.tls("peer-", &data_dir, "peer", &listen_peer_urls)?;
         Ok(Config {
             data_dir,
+            client_tls,
+            peer_tls,
             wal_dir: Some(self.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             listen_client_urls,
             listen_client_addresses,
@@ -480,12 +490,6 @@ impl Values {
         let urls = self.urls(name);
         let mut addresses = Vec::with_capacity(urls.len());
         for url in &urls {
-            match url.scheme() {
-                Scheme::Http | Scheme::Unix => {}
-                Scheme::Https | Scheme::Unixs => {
-                    return Err(invalid(&format!("--{name} has {url}, but TLS listeners are not supported yet")));
-                }
-            }
             let address = url.bind_place().map_err(|text| invalid(&text))?;
             if !addresses.contains(&address) {
                 addresses.push(address);
@@ -495,6 +499,87 @@ impl Values {
             return Err(invalid(&format!("--{name} must name at least one URL")));
         }
         Ok((urls, addresses))
+    }
+
+    /// The TLS of one side: flags that begin with `prefix`, listeners at `urls`.
+    fn tls(&mut self, prefix: &str, data_dir: &Path, side: &str, urls: &[Url]) -> Result<TlsSettings, ConfigError> {
+        let cert_auth = format!("{prefix}client-cert-auth");
+        let (crl, hostname) = match prefix {
+            "" => ("client-crl-file", "client-cert-allowed-hostname"),
+            _ => ("peer-crl-file", "peer-cert-allowed-hostname"),
+        };
+        let given = |name: &str| Some(self.text(name).to_owned()).filter(|text| !text.is_empty());
+        let path = |name: &str| given(name).map(PathBuf::from);
+        let settings = TlsSettings {
+            cert: path(&format!("{prefix}cert-file")),
+            key: path(&format!("{prefix}key-file")),
+            trusted_ca: path(&format!("{prefix}trusted-ca-file")),
+            crl: path(crl),
+            cert_auth: self.bool(&cert_auth),
+            auto: self.bool(&format!("{prefix}auto-tls")).then(|| data_dir.join("fixtures").join(side)),
+            allowed_cn: given("peer-cert-allowed-cn").filter(|_| side == "peer"),
+            allowed_hostname: given(hostname),
+            any_address: side == "peer" && self.bool("experimental-peer-skip-client-san-verification"),
+            cipher_suites: self.cipher_suites(side)?,
+        };
+        if let (Some(cn), Some(host)) = (&settings.allowed_cn, &settings.allowed_hostname) {
+            return Err(invalid(&format!(
+                "AllowedCN and AllowedHostname are mutually exclusive (cn={cn:?}, hostname={host:?})"
+            )));
+        }
+        let has_files = settings.cert.is_some() || settings.key.is_some();
+        if has_files && (settings.cert.is_none() || settings.key.is_none()) {
+            let text =
+                |path: &Option<PathBuf>| path.as_ref().map_or_else(String::new, |path| path.display().to_string());
+            return Err(invalid(&format!(
+                "KeyFile and CertFile must both be present[key: {}, cert: {}]",
+                text(&settings.key),
+                text(&settings.cert)
+            )));
+        }
+        if has_files && settings.auto.is_some() {
+            self.notices.push(Notice::Warn(format!("ignoring {side} auto TLS since certs given")));
+        }
+        for url in urls {
+            if url.is_secure() && !settings.has_certificate() {
+                return Err(invalid(&format!(
+                    "cannot listen on TLS for {url}: KeyFile and CertFile are not presented"
+                )));
+            }
+            if !url.is_secure() && has_files {
+                self.notices.push(Notice::Warn(format!(
+                    "The scheme of {side} url {url} is HTTP while {side} key/cert files are presented. Ignored {side} \
+                     key/cert files."
+                )));
+            }
+            if !url.is_secure() && settings.cert_auth {
+                self.notices.push(Notice::Warn(format!(
+                    "The scheme of {side} url {url} is HTTP while client cert auth (--{cert_auth}) is enabled. Ignored \
+                     client cert auth for this url."
+                )));
+            }
+        }
+        Ok(settings)
+    }
+
+    /// Go's names of suites; those that nobody should use are told of once and left out.
+    fn cipher_suites(&mut self, side: &str) -> Result<Vec<String>, ConfigError> {
+        let names: Vec<String> =
+            self.text("cipher-suites").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        for name in &names {
+            let short = name.strip_suffix("_SHA256").unwrap_or(name);
+            if tls::WEAK_SUITES.contains(&name.as_str()) {
+                if side == "client" {
+                    self.notices.push(Notice::Warn(format!("--cipher-suites: {name} is weak and is not offered")));
+                }
+            } else if !tls::OFFERED_SUITES
+                .iter()
+                .any(|offered| offered.strip_suffix("_SHA256").unwrap_or(offered) == short)
+            {
+                return Err(invalid(&format!("unexpected TLS cipher suite {name:?}")));
+            }
+        }
+        Ok(names)
     }
 
     fn advertised(&self, name: &str) -> Result<Vec<Url>, ConfigError> {

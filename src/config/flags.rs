@@ -128,7 +128,6 @@ use Kind::{Bool, Choice, Text, Uint, Urls};
 use Status::{Effective, NoEffect, Refused};
 
 const NO_V3: Status = NoEffect("it concerns the v3 API, which ringd does not serve");
-const NO_TLS: Status = Refused(&[], "TLS is not supported yet; put a TLS proxy in front or use http");
 const NO_FILE: Status = Refused(&[], "configuration files are not supported yet; use flags or ETCD_* variables");
 
 /// Every flag, in the order of the help.
@@ -172,22 +171,22 @@ pub const FLAGS: &[Flag] = &[
     flag("enable-v2", Bool, "true", Clustering, NoEffect("the v2 API is always on"), "Serve the v2 API."),
     flag("enable-grpc-gateway", Bool, "true", Clustering, NO_V3, "JSON gateway to the v3 API."),
 
-    flag("cert-file", Text, "", Security, NO_TLS, "Client-facing certificate."),
-    flag("key-file", Text, "", Security, NO_TLS, "Its key."),
-    flag("client-cert-auth", Bool, "false", Security, NO_TLS, "Require client certificates."),
-    flag("client-crl-file", Text, "", Security, NO_TLS, "Revocation list for client certificates."),
-    flag("client-cert-allowed-hostname", Text, "", Security, NO_TLS, "Host name a client certificate must carry."),
-    flag("trusted-ca-file", Text, "", Security, NO_TLS, "CA for client certificates."),
-    flag("auto-tls", Bool, "false", Security, NO_TLS, "Self-made client-facing certificate."),
-    flag("peer-cert-file", Text, "", Security, NO_TLS, "Peer certificate."),
-    flag("peer-key-file", Text, "", Security, NO_TLS, "Its key."),
-    flag("peer-client-cert-auth", Bool, "false", Security, NO_TLS, "Require peer certificates."),
-    flag("peer-trusted-ca-file", Text, "", Security, NO_TLS, "CA for peers."),
-    flag("peer-cert-allowed-cn", Text, "", Security, NO_TLS, "CN that peers must carry."),
-    flag("peer-cert-allowed-hostname", Text, "", Security, NO_TLS, "Host name that peers must carry."),
-    flag("peer-auto-tls", Bool, "false", Security, NO_TLS, "Self-made peer certificate."),
-    flag("peer-crl-file", Text, "", Security, NO_TLS, "Revocation list for peers."),
-    flag("cipher-suites", Text, "", Security, NO_TLS, "TLS cipher suites."),
+    flag("cert-file", Text, "", Security, Effective, "Certificate shown to clients, PEM; read again when it changes."),
+    flag("key-file", Text, "", Security, Effective, "Its key."),
+    flag("client-cert-auth", Bool, "false", Security, Effective, "Require client certificates; their CN is the user of the v2 API."),
+    flag("client-crl-file", Text, "", Security, Effective, "Client certificates that are refused: a revocation list, PEM or DER."),
+    flag("client-cert-allowed-hostname", Text, "", Security, Effective, "Host name a client certificate must carry."),
+    flag("trusted-ca-file", Text, "", Security, Effective, "Authorities of client certificates, PEM; asks for client certificates by itself."),
+    flag("auto-tls", Bool, "false", Security, Effective, "Make the certificate for clients, in DATA-DIR/fixtures/client."),
+    flag("peer-cert-file", Text, "", Security, Effective, "Certificate shown to other members, PEM; read again when it changes."),
+    flag("peer-key-file", Text, "", Security, Effective, "Its key."),
+    flag("peer-client-cert-auth", Bool, "false", Security, Effective, "Require peer certificates."),
+    flag("peer-trusted-ca-file", Text, "", Security, Effective, "Authorities of peer certificates, PEM."),
+    flag("peer-cert-allowed-cn", Text, "", Security, Effective, "CN that peers must carry."),
+    flag("peer-cert-allowed-hostname", Text, "", Security, Effective, "Host name that peers must carry."),
+    flag("peer-auto-tls", Bool, "false", Security, Effective, "Make the peer certificate, in DATA-DIR/fixtures/peer; members then believe any."),
+    flag("peer-crl-file", Text, "", Security, Effective, "Peer certificates that are refused: a revocation list, PEM or DER."),
+    flag("cipher-suites", Text, "", Security, Effective, "Cipher suites of TLS 1.2 under Go's names; those of 1.3 are always offered."),
     flag("cors", Text, "*", Security, Effective, "Origins that browsers may call from: '*' or URLs."),
     flag("host-whitelist", Text, "*", Security, Refused(&[], "host filtering is not supported; filter in front of the server"), "Host headers accepted without TLS."),
 
@@ -216,7 +215,7 @@ pub const FLAGS: &[Flag] = &[
     flag("experimental-enable-lease-checkpoint", Bool, "false", Experimental, NO_V3, "Keep lease times over leader changes."),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Experimental, NO_V3, "Store lease checkpoints."),
     flag("experimental-compaction-batch-limit", Uint, "1000", Experimental, NO_V3, "Revisions per compaction batch."),
-    flag("experimental-peer-skip-client-san-verification", Bool, "false", Experimental, NO_TLS, "Do not check the SAN of peers."),
+    flag("experimental-peer-skip-client-san-verification", Bool, "false", Experimental, Effective, "Do not compare peer certificates with the addresses peers come from."),
     flag("experimental-watch-progress-notify-interval", Text, "10m", Experimental, NO_V3, "v3 watch progress interval."),
     flag("experimental-warning-apply-duration", Text, "100ms", Experimental, NO_V3, "Slow request warning."),
 

@@ -140,10 +140,16 @@ impl Url {
         Ok(Place::Tcp(SocketAddr::new(ip, port)))
     }
 
-    /// The socket file of a `unix` URL.
+    /// Whether TLS is spoken there.
+    #[must_use]
+    pub const fn is_secure(&self) -> bool {
+        matches!(self.scheme, Scheme::Https | Scheme::Unixs)
+    }
+
+    /// The socket file of a `unix` or `unixs` URL.
     #[must_use]
     pub fn socket_path(&self) -> Option<PathBuf> {
-        (self.scheme == Scheme::Unix).then(|| PathBuf::from(self.host_port()))
+        matches!(self.scheme, Scheme::Unix | Scheme::Unixs).then(|| PathBuf::from(self.host_port()))
     }
 
     /// `host:port` as it stands in the URL, for a `Host` header.

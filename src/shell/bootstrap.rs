@@ -1,7 +1,7 @@
 //! The first start of a member: founding a cluster with others, joining one that runs, or going on alone.
 //!
 //! Owns: which identity a member takes when its directory is empty, and what its log begins with. Touches: other members
-//! over plain HTTP, the WAL before any node exists.
+//! over HTTP, the WAL before any node exists.
 //!
 //! Invariants:
 //! 1. Equal flags give equal ids on every member, etcd's ids.
@@ -21,6 +21,7 @@ use ringd_storage::recover::{Recovered, note_empty_start};
 
 use super::dial;
 use super::start::StartError;
+use super::tls_files::Side;
 use crate::api::peer_members;
 use crate::config::url::{self, Url};
 use crate::config::{ClusterState, Config};
@@ -69,11 +70,11 @@ pub fn founding_identity(config: &Config) -> Option<Identity> {
 ///
 /// # Errors
 /// [`StartError::Config`] in etcd's words.
-pub async fn begin(config: &Config, wal_dir: &FsMedium) -> Result<Beginning, StartError> {
+pub async fn begin(config: &Config, tls: &Side, wal_dir: &FsMedium) -> Result<Beginning, StartError> {
     config.check_bootstrap().map_err(|error| StartError::Config(error.to_string()))?;
     let beginning = match config.initial_cluster_state {
-        ClusterState::New => found(config).await?,
-        ClusterState::Existing => join(config).await?,
+        ClusterState::New => found(config, tls).await?,
+        ClusterState::Existing => join(config, tls).await?,
     };
     if beginning.members.len() > 1 {
         note_empty_start(wal_dir)?;
@@ -86,10 +87,10 @@ fn other_urls(config: &Config) -> Vec<&Url> {
     config.initial_cluster.iter().filter(|(name, _)| **name != config.name).flat_map(|(_, urls)| urls).collect()
 }
 
-async fn found(config: &Config) -> Result<Beginning, StartError> {
+async fn found(config: &Config, tls: &Side) -> Result<Beginning, StartError> {
     let identity = founding_identity(config).expect("check_bootstrap found this member");
     for url in other_urls(config) {
-        let Ok((cluster, members)) = ask(url).await else { continue };
+        let Ok((cluster, members)) = ask(tls, url).await else { continue };
         let known = members.iter().find(|member| member.id == identity.member);
         if cluster == identity.cluster && known.is_some_and(|own| !own.client_urls.is_empty()) {
             return Err(StartError::Config(format!("member {} has already been bootstrapped", identity.member)));
@@ -98,7 +99,7 @@ async fn found(config: &Config) -> Result<Beginning, StartError> {
     Ok(Beginning { identity, members: initial_members(config) })
 }
 
-async fn join(config: &Config) -> Result<Beginning, StartError> {
+async fn join(config: &Config, tls: &Side) -> Result<Beginning, StartError> {
     let urls = other_urls(config);
     if urls.is_empty() {
         return Err(StartError::Config(
@@ -110,7 +111,7 @@ async fn join(config: &Config) -> Result<Beginning, StartError> {
     let mut rounds = 0;
     let (cluster, members) = 'found: loop {
         for url in &urls {
-            match ask(url).await {
+            match ask(tls, url).await {
                 Ok(found) => break 'found found,
                 Err(error) if rounds % TELL_EVERY == 0 => {
                     tracing::warn!("could not get cluster response from {url}: {error}; trying again");
@@ -125,8 +126,8 @@ async fn join(config: &Config) -> Result<Beginning, StartError> {
     Ok(Beginning { identity: Identity { cluster, member: own }, members })
 }
 
-async fn ask(url: &Url) -> Result<(ClusterId, Vec<Member>), String> {
-    let (answer, body) = dial::get(url, "/members", ASK_LIMIT).await.map_err(|error| error.to_string())?;
+async fn ask(tls: &Side, url: &Url) -> Result<(ClusterId, Vec<Member>), String> {
+    let (answer, body) = dial::get(tls, url, "/members", ASK_LIMIT).await.map_err(|error| error.to_string())?;
     let cluster = answer.cluster.filter(|_| answer.status == 200);
     let members = peer_members::parse(&body)?;
     match cluster {

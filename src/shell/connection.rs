@@ -11,7 +11,7 @@
 //! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
 //!    if it does not read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -20,7 +20,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 
 use super::clock;
 use super::credentials::{self, Findings, HashPlan, VerifyPlan};
@@ -30,6 +29,7 @@ use super::pace::{Pace, Phase};
 use super::peer_in;
 use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
+use super::tls::Stream;
 use super::watching::{Mailbox, watch};
 use crate::core::event::{ClientToken, Outcome};
 use crate::core::membership::MemberChange;
@@ -91,6 +91,8 @@ pub struct Conn {
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
     findings: Findings,
+    /// Whom its certificate names. Boxed: few connections have one, and all would hold the space.
+    certificate_user: OnceCell<Box<Rc<str>>>,
     pub(super) wake: Notify,
     /// How long it may take for what it is doing.
     pub pace: Pace,
@@ -111,6 +113,7 @@ impl Conn {
             linear_read: Cell::default(),
             sent_bytes,
             findings: Findings::default(),
+            certificate_user: OnceCell::new(),
             wake: Notify::default(),
             pace: Pace::default(),
         }
@@ -132,6 +135,11 @@ impl Conn {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// The user that its certificate names; whether there is such a user is another question.
+    pub(super) fn certificate_user(&self) -> Option<&Rc<str>> {
+        self.certificate_user.get().map(|user| &**user)
     }
 
     /// What this connection's own password checks found.
@@ -253,22 +261,25 @@ enum Step {
 }
 
 /// Serves a connection until either side ends it.
-pub async fn serve(hub: Rc<Hub>, mut stream: TcpStream, peer: bool) {
+pub async fn serve(hub: Rc<Hub>, mut stream: Stream, peer: bool) {
     // Answers are whole when sent; waiting for more to send would only delay them.
-    let _ = stream.set_nodelay(true);
+    let _ = stream.socket().set_nodelay(true);
     let conn = hub.connections.borrow_mut().open(peer);
+    if let Some(user) = stream.user() {
+        conn.certificate_user.get_or_init(|| Box::new(Rc::clone(user)));
+    }
     let ended = exchange(&hub, &conn, &mut stream).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
         if error.kind() == io::ErrorKind::TimedOut {
             // What it does not read would stay in the kernel for minutes.
-            raw::reset_on_close(&stream);
+            raw::reset_on_close(stream.socket());
         }
     }
     hub.connections.borrow_mut().close(&conn);
 }
 
-async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io::Result<()> {
+async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Result<()> {
     let mut reader = RequestReader::new();
     let mut input = Input::default();
     loop {
@@ -487,7 +498,7 @@ async fn await_writes(conn: &Conn) {
 }
 
 /// Sends everything that has gathered. `TimedOut` when the client takes nothing for too long.
-pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut Stream) -> io::Result<()> {
     let mut sent = 0;
     let mut blocked = false;
     poll_fn(|context| {
@@ -524,14 +535,14 @@ pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io:
 
 /// Sends what is left, says goodbye, and reads on for a while: closing while the client still sends would reset the
 /// connection, and the reset can overtake the answer.
-pub(super) async fn finish(hub: &Hub, conn: &Conn, stream: &mut TcpStream) -> io::Result<()> {
+pub(super) async fn finish(hub: &Hub, conn: &Conn, stream: &mut Stream) -> io::Result<()> {
     flush(hub, conn, stream).await?;
     // Boxed: it is rare, and every connection's task would hold its space for life.
     Box::pin(linger(hub, stream)).await
 }
 
 /// Ends our side and throws away what still comes.
-pub(super) async fn linger(hub: &Hub, stream: &mut TcpStream) -> io::Result<()> {
+pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(hub: &Hub, stream: &mut S) -> io::Result<()> {
     poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
     let discarded = async {
         let mut left = LINGER_BYTES_MAX;
@@ -558,12 +569,7 @@ pub(super) enum Woke {
 }
 
 /// Waits for bytes, the end of the stream, or a wake-up.
-pub(super) async fn read_or_wake(
-    hub: &Hub,
-    conn: &Conn,
-    stream: &mut TcpStream,
-    input: &mut Input,
-) -> io::Result<Woke> {
+pub(super) async fn read_or_wake(hub: &Hub, conn: &Conn, stream: &mut Stream, input: &mut Input) -> io::Result<Woke> {
     let mut woken = pin!(conn.wake.wait());
     poll_fn(|context| {
         if let Poll::Ready(read) = poll_read_into(hub, stream, &mut input.bytes, context) {
@@ -575,9 +581,9 @@ pub(super) async fn read_or_wake(
 }
 
 /// Reads through the hub's one large buffer: a connection that waits holds no buffer of its own.
-fn poll_read_into(
+fn poll_read_into<S: AsyncRead + Unpin>(
     hub: &Hub,
-    stream: &mut TcpStream,
+    stream: &mut S,
     into: &mut Vec<u8>,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<Woke>> {

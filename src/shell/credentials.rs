@@ -139,7 +139,10 @@ impl Credentials {
 
     /// Who sent a request with this `Authorization` header.
     pub fn sender(&self, auth: &Auth, conn: &Conn, header: Option<&[u8]>) -> Sender {
-        let Some(header) = header.filter(|header| !header.is_empty()) else { return Sender::Guest };
+        let Some(header) = header.filter(|header| !header.is_empty()) else {
+            let named = conn.certificate_user().filter(|user| auth.password_hash(user).is_some());
+            return named.map_or(Sender::Guest, |user| Sender::User(Rc::clone(user)));
+        };
         let (fingerprint, version) = (self.fingerprint(header), auth.version());
         if let Some(user) = self.verdicts.borrow_mut().find(version, &fingerprint) {
             return Sender::User(user);

@@ -12,12 +12,14 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_lite::future::{or, poll_fn};
-use futures_lite::{AsyncRead as _, AsyncWrite as _};
+use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
-use super::raw;
-use crate::config::url::{Scheme, Url};
+use super::tls::Stream;
+use super::tls_files::Side;
+use super::{raw, tls_handshake};
+use crate::config::url::Url;
 use crate::wire::peer_handshake::{Answer, parse_answer};
 
 /// A connect that takes longer has failed: a second is many round trips anywhere, as in etcd.
@@ -31,7 +33,16 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// One read of an answer.
 const READ_BYTES: usize = 16 << 10;
 
-/// Connects to a URL.
+/// Connects to a member as its URL wants it, with TLS or without.
+///
+/// # Errors
+/// What the resolver or the kernel said; `InvalidData` with Go's words when the certificates do not do.
+pub async fn reach(tls: &Side, url: &Url) -> io::Result<Stream> {
+    let socket = connect_socket(url, CONNECT_LIMIT).await?;
+    if url.is_secure() { tls_handshake::dial(tls, url, socket).await } else { Ok(Stream::Plain(socket)) }
+}
+
+/// Connects to a URL without TLS.
 ///
 /// # Errors
 /// As [`connect_within`].
@@ -39,21 +50,22 @@ pub async fn connect(url: &Url) -> io::Result<TcpStream> {
     connect_within(url, CONNECT_LIMIT).await
 }
 
-/// Connects to a URL; each of its addresses is tried for `limit`.
+/// Connects to a URL without TLS; each of its addresses is tried for `limit`.
 ///
 /// # Errors
 /// What the resolver or the kernel said; `Unsupported` for a scheme with TLS.
 pub async fn connect_within(url: &Url, limit: Duration) -> io::Result<TcpStream> {
-    match url.scheme() {
-        Scheme::Http => {}
-        Scheme::Unix => {
-            let path = url.socket_path().expect("a unix URL has one");
-            // A socket file is local: connecting is immediate, or refused.
-            return Ok(raw::adopt_stream(OwnedFd::from(UnixStream::connect(path)?)));
-        }
-        Scheme::Https | Scheme::Unixs => {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{url}: TLS is not supported yet")));
-        }
+    if url.is_secure() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{url}: there is no TLS here")));
+    }
+    connect_socket(url, limit).await
+}
+
+/// Connects a socket to the place of a URL, whatever its scheme.
+async fn connect_socket(url: &Url, limit: Duration) -> io::Result<TcpStream> {
+    if let Some(path) = url.socket_path() {
+        // A socket file is local: connecting is immediate, or refused.
+        return Ok(raw::adopt_stream(OwnedFd::from(UnixStream::connect(path)?)));
     }
     let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", url.host()));
     for address in resolve(url).await? {
@@ -74,7 +86,14 @@ async fn resolve(url: &Url) -> io::Result<Vec<SocketAddr>> {
     if let Some(address) = url.address() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let host = url.host().to_owned();
+    look_up(url.host().to_owned(), port).await
+}
+
+/// The addresses of a name.
+///
+/// # Errors
+/// What the resolver said, or `TimedOut`.
+pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
     let (sender, receiver) = futures_channel::oneshot::channel();
     std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
         let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
@@ -100,7 +119,7 @@ pub async fn limited<T>(limit: Duration, work: impl Future<Output = io::Result<T
 ///
 /// # Errors
 /// The kernel's.
-pub async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+pub async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
     let mut sent = 0;
     while sent < bytes.len() {
         match poll_fn(|context| Pin::new(&mut *stream).poll_write(context, &bytes[sent..])).await? {
@@ -115,7 +134,7 @@ pub async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub async fn receive(stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<usize> {
+pub async fn receive<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<usize> {
     let before = into.len();
     into.resize(before + READ_BYTES, 0);
     let read = poll_fn(|context| Pin::new(&mut *stream).poll_read(context, &mut into[before..])).await;
@@ -127,7 +146,7 @@ pub async fn receive(stream: &mut TcpStream, into: &mut Vec<u8>) -> io::Result<u
 ///
 /// # Errors
 /// The kernel's, or `InvalidData` when it is no HTTP.
-pub async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<Answer> {
+pub async fn answer<S: AsyncRead + Unpin>(stream: &mut S, bytes: &mut Vec<u8>) -> io::Result<Answer> {
     loop {
         let parsed = parse_answer(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         if let Some(answer) = parsed {
@@ -143,9 +162,9 @@ pub async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> io::Result<A
 ///
 /// # Errors
 /// The resolver's, the kernel's, `TimedOut` after `limit`, `InvalidData` for an answer that is no HTTP or too long.
-pub async fn get(url: &Url, path: &str, limit: Duration) -> io::Result<(Answer, Vec<u8>)> {
+pub async fn get(tls: &Side, url: &Url, path: &str, limit: Duration) -> io::Result<(Answer, Vec<u8>)> {
     let exchange = async {
-        let mut stream = connect(url).await?;
+        let mut stream = reach(tls, url).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.host_port());
         send(&mut stream, request.as_bytes()).await?;
         let mut bytes = Vec::new();

@@ -21,7 +21,9 @@ use glommio::timer::Timer;
 
 use super::connection;
 use super::driver::Hub;
-use super::raw;
+use super::tls::Stream;
+use super::tls_files::Side;
+use super::{raw, tls_handshake};
 use crate::config::url::Place;
 use crate::metrics;
 use crate::wire::http_reply::TOO_MANY_CONNECTIONS;
@@ -59,25 +61,44 @@ fn open_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Accepts until the process ends. `peer` listeners serve only what members ask each other over plain HTTP.
-pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool) {
+/// What is spoken on a listening socket.
+#[derive(Clone)]
+pub enum Spoken {
+    /// HTTP.
+    Plain,
+    /// TLS.
+    Tls(Rc<Side>),
+    /// Both: a URL of each kind names the place, and the first byte tells.
+    Either(Rc<Side>),
+}
+
+impl Spoken {
+    /// Connections that are not open yet.
+    fn handshakes(&self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::Tls(side) | Self::Either(side) => side.handshakes().get(),
+        }
+    }
+}
+
+/// Accepts until the process ends. `peer` listeners serve only what members ask each other.
+pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool, spoken: Spoken) {
     let refusing = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
             Ok(stream) if hub.is_closing(peer) => drop(stream),
-            Ok(stream) if hub.connections.borrow().len() >= connections_max => {
+            Ok(stream) if hub.connections.borrow().len() + spoken.handshakes() >= connections_max => {
                 metrics::add(&hub.metrics.turned_away, 1);
                 refuse(&hub, stream, &refusing);
             }
             Ok(stream) => {
                 metrics::add(&hub.metrics.accepted, 1);
-                let hub = Rc::clone(&hub);
-                glommio::spawn_local(async move {
-                    if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
-                        tracing::error!("a connection's task panicked; the connection was dropped");
-                    }
-                })
-                .detach();
+                match &spoken {
+                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), peer),
+                    Spoken::Tls(side) => secure(&hub, side, stream, peer, false),
+                    Spoken::Either(side) => secure(&hub, side, stream, peer, true),
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "accept failed");
@@ -85,6 +106,31 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
             }
         }
     }
+}
+
+/// Begins the task of a connection.
+fn serve(hub: Rc<Hub>, stream: Stream, peer: bool) {
+    glommio::spawn_local(async move {
+        if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
+            tracing::error!("a connection's task panicked; the connection was dropped");
+        }
+    })
+    .detach();
+}
+
+/// Begins a handshake, in a task of its own: the connection's task has no room for what a handshake needs.
+fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, peer: bool, plain_too: bool) {
+    let (hub, side) = (Rc::clone(hub), Rc::clone(side));
+    side.handshakes().set(side.handshakes().get() + 1);
+    glommio::spawn_local(async move {
+        let _ = socket.set_nodelay(true);
+        let accepted = tls_handshake::accept(&hub, &side, socket, plain_too).await;
+        side.handshakes().set(side.handshakes().get() - 1);
+        if let Some(stream) = accepted {
+            serve(hub, stream, peer);
+        }
+    })
+    .detach();
 }
 
 /// Tells a client that there are too many, and closes.

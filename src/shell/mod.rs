@@ -34,4 +34,8 @@ pub mod signals;
 pub mod snapshot;
 mod srv;
 pub mod start;
+pub mod tls;
+pub mod tls_files;
+pub mod tls_handshake;
+mod tls_verify;
 pub mod watching;

@@ -15,12 +15,12 @@ use std::task::Poll;
 use bytes::BytesMut;
 use futures_lite::AsyncRead as _;
 use futures_lite::future::poll_fn;
-use glommio::net::TcpStream;
 
 use super::connection::{self, Conn};
 use super::dial::SILENCE_LIMIT;
 use super::driver::Hub;
 use super::peers::{self, Incoming};
+use super::tls::Stream;
 use super::{clock, peer_snapshot, raw};
 use crate::core::event::Input;
 use crate::core::replica::PeerMessage;
@@ -35,7 +35,7 @@ use crate::wire::peer_handshake::{Handshake, Purpose, Verdict, render_verdict};
 pub async fn serve(
     hub: &Rc<Hub>,
     conn: &Rc<Conn>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     handshake: Handshake,
     rest: &[u8],
 ) -> io::Result<()> {
@@ -48,7 +48,7 @@ pub async fn serve(
     if verdict != Verdict::Accepted {
         return connection::finish(hub, conn, stream).await;
     }
-    raw::watch_peer(stream, SILENCE_LIMIT);
+    raw::watch_peer(stream.socket(), SILENCE_LIMIT);
     peers::introduce(hub, handshake.from, &handshake.peer_urls);
     hub.input(Input::PeerStanding { member: handshake.from, standing: handshake.standing });
     connection::flush(hub, conn, stream).await?;
@@ -97,7 +97,7 @@ fn judge(hub: &Hub, handshake: &Handshake) -> Verdict {
 }
 
 /// Hands a member's messages to the node until its stream is over.
-async fn listen(hub: &Rc<Hub>, incoming: &Rc<Incoming>, stream: &mut TcpStream, mut inbox: BytesMut) -> io::Result<()> {
+async fn listen(hub: &Rc<Hub>, incoming: &Rc<Incoming>, stream: &mut Stream, mut inbox: BytesMut) -> io::Result<()> {
     loop {
         let mut asked = None;
         loop {
@@ -137,7 +137,7 @@ async fn listen(hub: &Rc<Hub>, incoming: &Rc<Incoming>, stream: &mut TcpStream, 
 pub(super) async fn receive_or_poked(
     hub: &Hub,
     conn: &Conn,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     inbox: &mut BytesMut,
 ) -> io::Result<bool> {
     let mut woken = pin!(conn.wake.wait());

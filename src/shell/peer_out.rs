@@ -13,12 +13,12 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_lite::future::poll_fn;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use ringd_storage::ids::MemberId;
 
 use super::driver::Hub;
 use super::peers::Peer;
+use super::tls::Stream;
 use super::{clock, dial, peers};
 use crate::config::url::Url;
 use crate::core::event::Input;
@@ -88,7 +88,7 @@ pub async fn run(hub: Rc<Hub>, peer: Rc<Peer>) {
 ///
 /// # Errors
 /// The kernel's, or the other side's refusal in words.
-pub async fn open(hub: &Rc<Hub>, to: MemberId, url: &Url, purpose: Purpose) -> io::Result<(TcpStream, Vec<u8>)> {
+pub async fn open(hub: &Rc<Hub>, to: MemberId, url: &Url, purpose: Purpose) -> io::Result<(Stream, Vec<u8>)> {
     let sent = {
         let node = hub.node.borrow();
         let own = node.members().get(node.config().id).map(|own| own.peer_urls.clone());
@@ -103,7 +103,7 @@ pub async fn open(hub: &Rc<Hub>, to: MemberId, url: &Url, purpose: Purpose) -> i
         }
     };
     let exchange = async {
-        let mut stream = dial::connect(url).await?;
+        let mut stream = dial::reach(hub.peers.tls(), url).await?;
         let mut bytes = Vec::new();
         render_request(&mut bytes, &url.host_port(), &sent);
         dial::send(&mut stream, &bytes).await?;
@@ -137,7 +137,7 @@ pub async fn open(hub: &Rc<Hub>, to: MemberId, url: &Url, purpose: Purpose) -> i
 }
 
 /// Writes what is queued and reads the answers to probes, until the stream is over.
-async fn pump(hub: &Rc<Hub>, peer: &Rc<Peer>, stream: &mut TcpStream, mut inbox: BytesMut) -> io::Error {
+async fn pump(hub: &Rc<Hub>, peer: &Rc<Peer>, stream: &mut Stream, mut inbox: BytesMut) -> io::Error {
     let (mut sending, mut sent) = (Vec::new(), 0);
     loop {
         let mut woken = pin!(peer.wake.wait());

@@ -15,7 +15,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 use ringd_storage::format::{SnapshotMarker, TEMPORARY_SUFFIX};
 use ringd_storage::fs::{FsFile, FsMedium};
@@ -25,6 +24,7 @@ use ringd_storage::snapshot::{SnapshotReader, snapshot_name};
 
 use super::connection::{self, Conn};
 use super::driver::Hub;
+use super::tls::Stream;
 use super::{clock, dial, peer_in, peer_out};
 use crate::core::event::Input;
 use crate::core::replica::PeerMessage;
@@ -142,7 +142,7 @@ fn invalid(error: FrameError) -> io::Error {
 pub async fn receive(
     hub: &Rc<Hub>,
     conn: &Rc<Conn>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     from: MemberId,
     (mut inbox, total): (BytesMut, u64),
 ) -> io::Result<()> {
@@ -166,7 +166,7 @@ pub async fn receive(
 async fn store(
     hub: &Rc<Hub>,
     conn: &Rc<Conn>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     from: MemberId,
     (inbox, total): (&mut BytesMut, u64),
 ) -> io::Result<PeerMessage> {
@@ -212,7 +212,7 @@ async fn store(
 async fn fill(
     hub: &Rc<Hub>,
     conn: &Rc<Conn>,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     inbox: &mut BytesMut,
     (file, total): (&FsFile, u64),
 ) -> io::Result<()> {
@@ -237,7 +237,7 @@ fn write_chunk(file: &FsFile, chunk: &Bytes, offset: u64) -> io::Result<()> {
 }
 
 /// The next frame, within the time a transfer may stand still.
-async fn next(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream, inbox: &mut BytesMut) -> io::Result<Frame> {
+async fn next(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream, inbox: &mut BytesMut) -> io::Result<Frame> {
     let arrives = async {
         loop {
             if let Some(frame) = next_frame(inbox).map_err(invalid)? {

@@ -10,7 +10,7 @@
 //!    unreachable: raft sends again what matters.
 //! 3. A member that the table calls removed has no entry here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use ringd_storage::ids::{MemberId, RaftIndex};
 use super::connection::Conn;
 use super::driver::Hub;
 use super::notify::Notify;
+use super::tls_files::Side;
 use super::{clock, peer_out};
 use crate::config::url::Url;
 use crate::core::event::Input;
@@ -166,9 +167,17 @@ pub struct Peers {
     pub receiving: Cell<bool>,
     /// Where this member says it is reached, before the table knows.
     pub own_urls: RefCell<Vec<String>>,
+    /// How members are spoken to where URLs want TLS; set at the start, before anything is dialled.
+    pub tls: OnceCell<Rc<Side>>,
 }
 
 impl Peers {
+    /// How members are spoken to.
+    #[must_use]
+    pub fn tls(&self) -> &Side {
+        self.tls.get().expect("set at the start")
+    }
+
     /// A member by id.
     #[must_use]
     pub fn get(&self, id: MemberId) -> Option<Rc<Peer>> {

@@ -24,6 +24,9 @@ use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
 use super::joining::Role;
+use super::listener::Spoken;
+use super::tls_files::{self, Side};
+use super::tls_handshake::Worker;
 use super::{
     bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
     snapshot,
@@ -170,8 +173,15 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let client_listeners = open_all(&config.listen_client_addresses).await?;
     let peer_listeners = open_all(&config.listen_peer_addresses).await?;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
+    let worker = Rc::new(Worker::default());
+    let open_side = |settings, urls: &[Url], peers| {
+        let hosts = urls.iter().map(|url| url.host().to_owned()).collect();
+        Side::open(settings, hosts, peers, Rc::clone(&worker)).map(Rc::new).map_err(StartError::Config)
+    };
+    let client_tls = open_side(&config.client_tls, &config.listen_client_urls, false)?;
+    let peer_tls = open_side(&config.peer_tls, &config.listen_peer_urls, true)?;
     let recovery_begun = clock::monotonic();
-    let Opened { node, wal, identity, strangers } = open_node(config, &directory).await?;
+    let Opened { node, wal, identity, strangers } = open_node(config, &peer_tls, &directory).await?;
     let recovered_in = recovery_begun.elapsed();
     tracing::info!(
         member = %identity.member,
@@ -186,6 +196,9 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let (snap, wal_dir) = (directory.snap().clone(), directory.wal().clone());
     hub.keep(directory);
+    assert!(hub.peers.tls.set(Rc::clone(&peer_tls)).is_ok(), "a hub starts once");
+    glommio::spawn_local(tls_files::watch(Rc::clone(&client_tls))).detach();
+    glommio::spawn_local(tls_files::watch(Rc::clone(&peer_tls))).detach();
     glommio::spawn_local(driver::drive(Rc::clone(&hub))).detach();
     glommio::spawn_local(driver::deliver(Rc::clone(&hub))).detach();
     glommio::spawn_local(fan_out::run(Rc::clone(&hub))).detach();
@@ -213,9 +226,14 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     }
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
     let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
-    for (listeners, peer) in [(peer_listeners, true), (client_listeners, false)] {
-        for listening in listeners {
-            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer)).detach();
+    let (peer_places, client_places) = (&config.listen_peer_addresses, &config.listen_client_addresses);
+    for (listeners, places, urls, side, peer) in [
+        (peer_listeners, peer_places, &config.listen_peer_urls, peer_tls, true),
+        (client_listeners, client_places, &config.listen_client_urls, client_tls, false),
+    ] {
+        for (listening, place) in listeners.into_iter().zip(places) {
+            let spoken = spoken_at(place, urls, &side);
+            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer, spoken)).detach();
         }
     }
     glommio::spawn_local(serve_when_known(Rc::clone(&hub), note, config.listen_client_urls.clone(), begun)).detach();
@@ -266,6 +284,17 @@ async fn clear_note(hub: Rc<Hub>, wal_dir: FsMedium) {
             Ok(()) => hub.input(Input::NoteCleared),
             Err(error) => driver::die(&format!("cannot remove the note on a cut tail: {error}")),
         }
+    }
+}
+
+/// What the URLs of a place want to be spoken there.
+fn spoken_at(place: &Place, urls: &[Url], side: &Rc<Side>) -> Spoken {
+    let mut here = urls.iter().filter(|url| url.bind_place().as_ref() == Ok(place)).map(Url::is_secure);
+    let first = here.next().unwrap_or(false);
+    match (first, here.all(|other| other == first)) {
+        (_, false) => Spoken::Either(Rc::clone(side)),
+        (true, true) => Spoken::Tls(Rc::clone(side)),
+        (false, true) => Spoken::Plain,
     }
 }
 
@@ -331,7 +360,7 @@ struct Opened {
     strangers: Vec<Member>,
 }
 
-async fn open_node(config: &Config, directory: &DataDir) -> Result<Opened, StartError> {
+async fn open_node(config: &Config, tls: &Side, directory: &DataDir) -> Result<Opened, StartError> {
     let store_options = StoreOptions {
         hash_seed: random_u64()?,
         history_events_max: config.history_events,
@@ -341,7 +370,7 @@ async fn open_node(config: &Config, directory: &DataDir) -> Result<Opened, Start
     let wal_dir = directory.wal().clone();
     let mut strangers = Vec::new();
     if !holds_wal(&wal_dir)? {
-        let beginning = bootstrap::begin(config, &wal_dir).await?;
+        let beginning = bootstrap::begin(config, tls, &wal_dir).await?;
         Wal::create(wal_dir.clone(), beginning.identity, options)?;
         strangers = beginning.members;
     }

@@ -13,11 +13,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 
-use glommio::net::TcpStream;
-
 use super::connection::{Conn, Input, OUT_HIGH_BYTES, Woke, finish, flush, read_or_wake};
 use super::driver::Hub;
 use super::respond::{Reply, WatchPlan};
+use super::tls::Stream as Channel;
 use crate::core::store::{Event, WatchStart, WatcherId};
 use crate::metrics;
 use crate::wire::http_reply::Stream;
@@ -98,7 +97,7 @@ impl Drop for Guard<'_> {
 pub(super) async fn watch(
     hub: &Rc<Hub>,
     conn: &Rc<Conn>,
-    stream: &mut TcpStream,
+    stream: &mut Channel,
     input: &mut Input,
     plan: WatchPlan,
 ) -> io::Result<bool> {

@@ -1,5 +1,6 @@
 //! Bytes to requests and back; pure codecs.
 
+pub mod certificate;
 pub mod forward;
 pub mod http_answer;
 pub mod http_body;
@@ -7,6 +8,7 @@ pub mod http_reply;
 pub mod http_request;
 pub mod peer_frame;
 pub mod peer_handshake;
+pub mod tls;
 
 #[cfg(test)]
 mod http_tests;

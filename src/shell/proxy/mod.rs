@@ -136,6 +136,9 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
             urls
         }
     };
+    if let Some(url) = config.listen_client_urls.iter().find(|url| url.is_secure()) {
+        return Err(StartError::Config(format!("--listen-client-urls has {url}, and a proxy does not speak TLS")));
+    }
     let listeners = open_all(&config.listen_client_addresses).await?;
     let proxy = Rc::new(Proxy {
         settings: config.proxy,

@@ -1,0 +1,147 @@
+//! Which certificates are believed: rustls' judgement, and etcd's rules on top.
+//!
+//! Owns: the rules beyond chains and dates: common name, host name, revocation. Touches: nothing; it runs on the thread
+//! for handshakes. Must hold: a rule is asked only after the chain was verified, and can only refuse.
+
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+
+use crate::wire::certificate::{common_name, is_for, serial};
+
+/// What a certificate of a believed authority must fulfil besides.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Its common name.
+    pub allowed_cn: Option<String>,
+    /// A host it must be for.
+    pub allowed_hostname: Option<String>,
+    /// Serial numbers that are refused, sorted; also of the authorities between.
+    pub revoked: Vec<Vec<u8>>,
+}
+
+/// A refusal in etcd's words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+impl Rules {
+    fn check(&self, own: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+        let refuse =
+            |why: String| Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(why))))));
+        let fits = self.allowed_cn.as_ref().is_none_or(|wanted| common_name(own).as_ref() == Some(wanted))
+            && self.allowed_hostname.as_ref().is_none_or(|wanted| is_for(own, wanted));
+        if !fits {
+            return refuse("client certificate authentication failed".to_owned());
+        }
+        if self.revoked.is_empty() {
+            return Ok(());
+        }
+        for certificate in std::iter::once(own).chain(intermediates) {
+            let serial = serial(certificate).unwrap_or_default();
+            if self.revoked.binary_search(&serial).is_ok() {
+                let digits: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+                return refuse(format!("transport: certificate serial {digits} revoked"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Judges those who connect.
+#[derive(Debug)]
+pub struct ClientGuard {
+    /// Chains, dates, purpose.
+    pub inner: Arc<dyn ClientCertVerifier>,
+    /// The rest.
+    pub rules: Rules,
+}
+
+impl ClientCertVerifier for ClientGuard {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        self.rules.check(end_entity, intermediates)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Judges members that are dialled.
+#[derive(Debug)]
+pub struct ServerGuard {
+    /// Chains, dates, names.
+    pub inner: Arc<dyn ServerCertVerifier>,
+    /// The rest; `None` when any certificate will do, as with `--peer-auto-tls`.
+    pub rules: Option<Rules>,
+}
+
+impl ServerCertVerifier for ServerGuard {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(rules) = &self.rules else { return Ok(ServerCertVerified::assertion()) };
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        rules.check(end_entity, intermediates)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
