@@ -140,8 +140,10 @@ impl Side {
 
 /// Looks at the files, if there are any, for as long as the process lives.
 pub async fn watch(side: Rc<Side>) {
-    let has_files = !side.seen.borrow().is_empty();
-    while has_files {
+    if side.seen.borrow().is_empty() {
+        return;
+    }
+    loop {
         Timer::new(LOOK_EVERY).await;
         let (settings, seen) = (side.settings.clone(), side.seen.borrow().clone());
         let dials = side.client.borrow().is_some();

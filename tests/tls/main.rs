@@ -2,6 +2,7 @@
 //!
 //! Must hold: every certificate is made by the test; every refusal is looked for in the log, so that a refusal for
 //! another reason does not count.
+#![allow(clippy::disallowed_methods, reason = "tests measure real time")]
 
 mod authority;
 #[path = "../support/mod.rs"]
