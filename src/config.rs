@@ -11,6 +11,7 @@
 
 pub mod flags;
 mod go_flags;
+pub mod joining;
 #[cfg(test)]
 mod tests;
 pub mod url;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flags::{FLAGS, Kind, Status};
+use joining::{Fallback, Joining, ProxyMode, ProxySettings, ServiceUrl, Srv};
 use url::{Place, Scheme, Url};
 
 use crate::wire::http_request::Limits;
@@ -66,6 +68,10 @@ pub struct Config {
     pub initial_cluster_state: ClusterState,
     /// Goes into the cluster id.
     pub initial_cluster_token: String,
+    /// Other ways to learn of the cluster.
+    pub joining: Joining,
+    /// Whether and how to be a proxy instead of a member.
+    pub proxy: ProxySettings,
     /// Make a cluster of this member alone out of what it has.
     pub force_new_cluster: bool,
     /// Refuse membership changes that would lose the quorum.
@@ -390,8 +396,13 @@ impl Values {
         let (listen_client_urls, listen_client_addresses) = self.listeners("listen-client-urls")?;
         let initial_advertise_peer_urls = self.advertised("initial-advertise-peer-urls")?;
         let advertise_client_urls = self.advertised("advertise-client-urls")?;
+        let joining = self.joining()?;
         let (heartbeat_interval, election_timeout) = self.timing()?;
-        if self.is_set("listen-client-urls") && !self.is_set("advertise-client-urls") {
+        let proxy = self.proxy()?;
+        // A proxy advertises nothing.
+        let may_be_proxy =
+            proxy.mode != ProxyMode::Off || (joining.discovery.is_some() && joining.fallback == Fallback::Proxy);
+        if self.is_set("listen-client-urls") && !self.is_set("advertise-client-urls") && !may_be_proxy {
             let first = verifying("--advertise-client-urls is required when --listen-client-urls is set explicitly");
             return Err(ConfigError::Invalid(format!(
                 "{first}\nWhen listening on specific address(es), this ringd process must advertise accessible url(s) \
@@ -426,7 +437,13 @@ impl Values {
                 "existing" => ClusterState::Existing,
                 _ => ClusterState::New,
             },
-            initial_cluster_token: self.text("initial-cluster-token").to_owned(),
+            // Discovered members belong together because of where they met.
+            initial_cluster_token: match &joining.discovery {
+                Some(url) => url.text.clone(),
+                None => self.text("initial-cluster-token").to_owned(),
+            },
+            joining,
+            proxy,
             force_new_cluster: self.bool("force-new-cluster"),
             strict_reconfig_check: self.bool("strict-reconfig-check"),
             snapshot_count: self.at_least("snapshot-count", 1)?,
@@ -513,18 +530,60 @@ impl Values {
     }
 
     fn initial_cluster(&self, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, ConfigError> {
-        if !self.is_set("initial-cluster") {
+        // An empty one says nothing beside another way to the cluster.
+        let is_elsewhere = ["discovery", "discovery-srv"].iter().any(|flag| !self.text(flag).is_empty());
+        if !self.is_set("initial-cluster") || is_elsewhere {
             return Ok(BTreeMap::from([(name.to_owned(), advertised.to_vec())]));
         }
-        let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
-        for pair in self.text("initial-cluster").split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-            let (name, url) = pair.split_once('=').unwrap_or((pair, ""));
-            let url = Url::parse(url)
-                .map_err(|text| ConfigError::Invalid(format!("error setting up initial cluster: {text}")))?;
-            cluster.entry(name.to_owned()).or_default().push(url);
+        joining::parse_cluster(self.text("initial-cluster"))
+            .map_err(|text| ConfigError::Invalid(format!("error setting up initial cluster: {text}")))
+    }
+
+    fn joining(&self) -> Result<Joining, ConfigError> {
+        let ways = ["initial-cluster", "discovery", "discovery-srv"];
+        if ways.iter().filter(|way| self.is_set(way) && !self.text(way).is_empty()).count() > 1 {
+            return Err(invalid(
+                "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \
+                 \"discovery-srv\"",
+            ));
         }
-        cluster.values_mut().for_each(|urls| urls.sort());
-        Ok(cluster)
+        let bad = |flag: &str, why: String| invalid(&format!("--{flag}: {why}"));
+        let url = |flag: &str, text: &str| match text {
+            "" => Ok(None),
+            given => ServiceUrl::parse(given).map(Some).map_err(|why| bad(flag, why)),
+        };
+        let proxy = self.text("discovery-proxy");
+        // etcd takes a proxy without a scheme.
+        let proxy =
+            if proxy.is_empty() || proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") };
+        let server = match self.text("ringd-dns-server") {
+            "" => None,
+            text => Some(Srv::parse_server(text).map_err(|why| bad("ringd-dns-server", why))?),
+        };
+        let domain = self.text("discovery-srv").to_owned();
+        let suffix = self.text("discovery-srv-name").to_owned();
+        Ok(Joining {
+            discovery: url("discovery", self.text("discovery"))?,
+            fallback: if self.text("discovery-fallback") == "exit" { Fallback::Exit } else { Fallback::Proxy },
+            discovery_proxy: url("discovery-proxy", &proxy)?,
+            srv: (!domain.is_empty()).then_some(Srv { domain, suffix, server }),
+        })
+    }
+
+    fn proxy(&self) -> Result<ProxySettings, ConfigError> {
+        let limit = |flag: &str| Some(self.uint(flag)).filter(|&ms| ms > 0).map(Duration::from_millis);
+        Ok(ProxySettings {
+            mode: match self.text("proxy") {
+                "on" => ProxyMode::On,
+                "readonly" => ProxyMode::ReadOnly,
+                _ => ProxyMode::Off,
+            },
+            failure_wait: Duration::from_millis(self.uint("proxy-failure-wait")),
+            refresh_interval: Duration::from_millis(self.at_least("proxy-refresh-interval", 1)?),
+            dial_timeout: limit("proxy-dial-timeout"),
+            write_timeout: limit("proxy-write-timeout"),
+            read_timeout: limit("proxy-read-timeout"),
+        })
     }
 
     fn cors(&self) -> Result<Cors, ConfigError> {

@@ -9,6 +9,7 @@
 
 mod cells;
 mod peers;
+mod proxy;
 mod table;
 
 use std::cell::{Cell, RefCell};
@@ -19,6 +20,7 @@ use prometheus::{Encoder, TextEncoder};
 
 pub use cells::{Histogram, doubling};
 pub use peers::{Latency, PeerMetrics};
+pub use proxy::{Dropped, ProxyMetrics};
 pub use table::{Scrape, StoreCounts};
 
 /// The `Content-Type` of [`render`]'s text.

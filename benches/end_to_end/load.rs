@@ -56,6 +56,19 @@ impl Load {
         self.measure(server, &[command, "--no-fill"], clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
     }
 
+    /// [`Load::run`] with a generator that never sleeps. A server that answers a little faster keeps an ordinary one
+    /// awake and is spared the wake-ups that a slower one pays for: that would be measured too.
+    pub fn run_awake(&self, server: &Server, command: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
+        let command = [command, "--no-fill", "--spin"];
+        self.measure(server, &command, clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
+    }
+
+    /// [`Load::run_awake`] as a user, `NAME:PASSWORD`.
+    pub fn run_as(&self, server: &Server, user: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
+        let command = ["get", "--no-fill", "--spin", "--user", user];
+        self.measure(server, &command, clients, keys, self.seconds, self.seconds * WARMUP_SHARE)
+    }
+
     /// Without a warm-up, so that every request is in the report.
     pub fn run_uncounted(&self, server: &Server, command: &str, clients: u64, keys: u64) -> Result<Sample, Error> {
         self.measure(server, &[command, "--no-fill"], clients, keys, self.seconds, 0.0)

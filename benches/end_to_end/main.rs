@@ -36,7 +36,7 @@ const KEY_SPACES: [u64; 2] = [1, 10_000];
 const COLD_KEYS: u64 = 1_000_000;
 const COLD_KEYS_QUICK: u64 = 50_000;
 /// What can be measured, in this order.
-const PARTS: [&str; 6] = ["get", "put", "constant", "flushes", "sync", "cold"];
+const PARTS: [&str; 7] = ["get", "put", "constant", "auth", "flushes", "sync", "cold"];
 /// Hidden argument with which this program runs as the constant-answer server.
 const CONSTANT_SERVER: &str = "--constant-server";
 
@@ -173,6 +173,7 @@ impl Bench<'_> {
     fn part(&self, name: &str) -> Result<String, Error> {
         match name {
             "constant" => self.constant(),
+            "auth" => self.auth(),
             "flushes" => self.flushes(),
             "sync" => self.sync(),
             "cold" => self.cold(),
@@ -277,7 +278,7 @@ impl Bench<'_> {
         let mut samples: [Vec<Sample>; 3] = Default::default();
         for _ in 0..self.options.rounds {
             for (server, samples) in servers.iter().zip(&mut samples) {
-                samples.push(self.load.run(server, "get", CLIENTS, 10_000)?);
+                samples.push(self.load.run_awake(server, "get", CLIENTS, 10_000)?);
             }
         }
         let figure = |samples: &[Sample], f: fn(&Sample) -> f64| median(samples.iter().map(f).collect());
@@ -296,10 +297,45 @@ impl Bench<'_> {
         let verdict = Goal::AtLeast(0.85).verdict(share);
         Ok(format!(
             "\n## Against a constant answer on the same executor\n\n{}\nringd over the constant answer of its own size: \
-             {} (goal {verdict}); over the short one: {}. The bytes are those of etcd's headers.\n",
+             {} (goal {verdict}); over the short one: {}. The generator never \
+             sleeps here, so that neither server pays for waking it.\n",
             table.markdown(),
             table::times(share),
             table::times(ratio(rates[0], rates[2]))
+        ))
+    }
+
+    /// GET of a user beside GET without auth, on two servers with the same keys.
+    fn auth(&self) -> Result<String, Error> {
+        const CLIENTS: u64 = 64;
+        const USER: &str = "reader:secret";
+        let open = Server::start(&self.programs.ringd, &self.dir.join("auth-open"))?;
+        let guarded = Server::start(&self.programs.ringd, &self.dir.join("auth-guarded"))?;
+        for server in [&open, &guarded] {
+            self.load.fill(server, KEY_SPACES[KEY_SPACES.len() - 1])?;
+        }
+        let read = r#"{"role":"readers","permissions":{"kv":{"read":["/*"],"write":[]}}}"#;
+        guarded.put("/v2/auth/users/root", r#"{"user":"root","password":"root"}"#)?;
+        guarded.put("/v2/auth/roles/readers", read)?;
+        guarded.put("/v2/auth/users/reader", r#"{"user":"reader","password":"secret","roles":["readers"]}"#)?;
+        guarded.put("/v2/auth/enable", "")?;
+        let mut samples: [Vec<Sample>; 2] = Default::default();
+        for _ in 0..self.options.rounds {
+            samples[0].push(self.load.run_awake(&open, "get", CLIENTS, 10_000)?);
+            samples[1].push(self.load.run_as(&guarded, USER, CLIENTS, 10_000)?);
+        }
+        let mut table = Table::new(&["server", "GET/s, 64 connections", "CPU µs per request"]);
+        let rates = [0, 1].map(|at: usize| median(samples[at].iter().map(|s| s.requests_per_second).collect()));
+        for (at, name) in ["auth off", "auth on, a user with one role"].into_iter().enumerate() {
+            let cpu = median(samples[at].iter().map(|s| s.cpu_us).collect());
+            table.row(vec![name.to_owned(), table::number(rates[at], 0), table::number(cpu, 1)]);
+        }
+        let share = ratio(rates[1], rates[0]);
+        Ok(format!(
+            "\n## GET with a password\n\n{}\nwith auth over without: {} (goal {}).\n",
+            table.markdown(),
+            table::times(share),
+            Goal::AtLeast(0.8).verdict(share)
         ))
     }
 

@@ -130,6 +130,20 @@ impl Server {
         Ok(answer.saturating_sub(CLOSE.len()))
     }
 
+    /// Sends a JSON document, and insists on success.
+    pub fn put(&self, path: &str, document: &str) -> Result<(), Error> {
+        let mut stream = TcpStream::connect(self.address)?;
+        let length = document.len();
+        write!(
+            stream,
+            "PUT {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{document}"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.starts_with("HTTP/1.1 2") { Ok(()) } else { Err(format!("PUT {path}: {answer}").into()) }
+    }
+
     fn launch(mut command: Command, port: u16, core: Option<usize>, log: &Path) -> Result<Server, Error> {
         for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ETCD_")) {
             command.env_remove(key);

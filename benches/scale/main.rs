@@ -231,27 +231,39 @@ fn watched(watcher: usize) -> String {
 
 /// Lets many keys expire in one second.
 fn expiry(programs: &Programs, table: &mut Table) -> Result<(), Error> {
-    const BATCH: usize = 500;
+    // Below the writes of one connection that the server lets wait for the disk.
+    const BATCH: usize = 250;
+    // Connections that write side by side: what one has under way shares its syncs with the others.
+    const LANES: usize = 16;
+    const _: () = assert!(EXPIRING.is_multiple_of(LANES * BATCH), "every round is whole");
     // Written over some seconds, each with a TTL that ends in the same one.
     const LIFE_SECONDS: u64 = 20;
     let mut programs = programs.clone();
     programs.ringd.flags.extend(["--ringd-history-events", "200000", "--ringd-history-bytes", "1000000000"]);
     let (server, _dir) = start(&programs)?;
-    let mut writer = Client::open(server.address, 0)?;
+    let lanes: Result<Vec<Client>, Error> = (0..LANES).map(|_| Client::open(server.address, 0)).collect();
+    let mut lanes = lanes?;
     let begun = Instant::now();
-    for batch in 0..EXPIRING / BATCH {
+    for round in 0..EXPIRING / (LANES * BATCH) {
         let elapsed = begun.elapsed().as_secs();
         if elapsed + 2 > LIFE_SECONDS {
             return Err("the keys cannot be written in time on this machine".into());
         }
         let form = format!("value=x&ttl={}", LIFE_SECONDS - elapsed);
-        let keys = batch * BATCH..(batch + 1) * BATCH;
-        let requests: String = keys.map(|key| request("PUT", &format!("/t/{key}"), &form)).collect();
-        writer.send(requests.as_bytes())?;
-        for _ in 0..BATCH {
-            assert_eq!(writer.answer()?, 201, "a key is created");
+        for (lane, client) in lanes.iter_mut().enumerate() {
+            let first = (round * LANES + lane) * BATCH;
+            let keys = first..first + BATCH;
+            let requests: String = keys.map(|key| request("PUT", &format!("/t/{key}"), &form)).collect();
+            client.send(requests.as_bytes())?;
+        }
+        for client in &mut lanes {
+            for _ in 0..BATCH {
+                assert_eq!(client.answer()?, 201, "a key is created");
+            }
         }
     }
+    let mut writer = lanes.pop().ok_or("no connection")?;
+    drop(lanes);
     writer.put("/probe", "value=1")?;
     let before = writer.index()?;
     let mut watcher = Client::open(server.address, 0)?;

@@ -157,6 +157,10 @@ pub fn parse<'a>(
     now: UnixNanos,
     decoded: &'a mut Vec<u8>,
 ) -> Result<KeysRequest<'a>, ApiError> {
+    if method == Method::Get && query.is_empty() {
+        // Most reads: no parameter was given, so none needs a check.
+        return Ok(KeysRequest::Get { path, recursive: false, sorted: false, quorum: false });
+    }
     let has_form = matches!(method, Method::Put | Method::Post) && params::is_form(content_type)?;
     decoded.clear();
     let mut pieces = Pieces::default();

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod auth;
+pub mod discovery;
 pub mod error;
 pub mod go_json;
 pub mod json;
@@ -10,6 +11,7 @@ pub mod members;
 pub mod method;
 pub mod params;
 pub mod peer_members;
+pub mod proxy;
 pub mod route;
 mod scan;
 pub mod stats;

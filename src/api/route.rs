@@ -119,6 +119,9 @@ impl Route<'_> {
 /// Routes the target of a request line. `decoded` is working space; it is only used when the path has escapes.
 #[must_use]
 pub fn route<'a>(target: &'a [u8], decoded: &'a mut Vec<u8>) -> Routed<'a> {
+    if is_plain(target) {
+        return Routed { route: endpoint(target), query: b"" };
+    }
     let bad = Routed { route: Route::BadTarget, query: b"" };
     if target.iter().any(|&byte| byte < 0x20 || byte == 0x7f) {
         return bad;
@@ -143,6 +146,22 @@ pub fn route<'a>(target: &'a [u8], decoded: &'a mut Vec<u8>) -> Routed<'a> {
     let cleaned = clean(decoded);
     let route = if cleaned == *decoded { endpoint(decoded) } else { Route::Redirect(location(&cleaned, query)) };
     Routed { route, query }
+}
+
+/// Whether a target is a path and nothing else, as most are: no query, no escape, nothing to clean, nothing forbidden.
+/// One pass that never branches on a byte, so that it becomes vector code, where the general way takes three.
+#[inline]
+fn is_plain(target: &[u8]) -> bool {
+    let Some((b'/', rest)) = target.split_first() else { return false };
+    let special = |special: bool, (&before, &byte): (&u8, &u8)| {
+        special
+            | (byte < 0x20)
+            | (byte == 0x7f)
+            | (byte == b'%')
+            | (byte == b'?')
+            | ((before == b'/') & ((byte == b'/') | (byte == b'.')))
+    };
+    !target.iter().zip(rest).fold(false, special)
 }
 
 /// The absolute form of a target (`http://host/path`): what follows the authority.
@@ -350,6 +369,15 @@ mod tests {
                 let next = route(&location, &mut again).route;
                 prop_assert!(!matches!(next, Route::Redirect(_) | Route::BadTarget), "{path} -> {next:?}");
             }
+        }
+
+        /// The way for plain targets is a short cut, not another rule: an empty query leads past it.
+        #[test]
+        fn plain_targets_are_routed_as_all_are(target in "/(v2|keys|members|stats|a|[.]|_x|/){0,6}") {
+            let (mut decoded, mut again) = (Vec::new(), Vec::new());
+            let with_query = format!("{target}?");
+            let general = route(with_query.as_bytes(), &mut again).route;
+            prop_assert_eq!(route(target.as_bytes(), &mut decoded).route, general);
         }
 
         #[test]

@@ -129,8 +129,6 @@ use Status::{Effective, NoEffect, Refused};
 
 const NO_V3: Status = NoEffect("it concerns the v3 API, which ringd does not serve");
 const NO_TLS: Status = Refused(&[], "TLS is not supported yet; put a TLS proxy in front or use http");
-const NO_DISCOVERY: Status = Refused(&[], "discovery is not supported; use --initial-cluster");
-const NO_PROXY: Status = NoEffect("there is no proxy mode");
 const NO_FILE: Status = Refused(&[], "configuration files are not supported yet; use flags or ETCD_* variables");
 
 /// Every flag, in the order of the help.
@@ -162,11 +160,11 @@ pub const FLAGS: &[Flag] = &[
     flag("initial-cluster-state", Choice(&["new", "existing"]), "new", Clustering, Effective, "'new' or 'existing'."),
     flag("initial-cluster-token", Text, "etcd-cluster", Clustering, Effective, "Keeps clusters apart at bootstrap."),
     flag("advertise-client-urls", Urls, "http://localhost:2379", Clustering, Effective, "Client URLs told to the public; required with --listen-client-urls."),
-    flag("discovery", Text, "", Clustering, NO_DISCOVERY, "Discovery service URL."),
-    flag("discovery-fallback", Choice(&["proxy", "exit"]), "proxy", Clustering, NoEffect("there is no discovery to fall back from"), "When discovery fails."),
-    flag("discovery-proxy", Text, "", Clustering, NO_DISCOVERY, "HTTP proxy for discovery."),
-    flag("discovery-srv", Text, "", Clustering, NO_DISCOVERY, "DNS domain for SRV bootstrap."),
-    flag("discovery-srv-name", Text, "", Clustering, NO_DISCOVERY, "Suffix of the SRV name."),
+    flag("discovery", Text, "", Clustering, Effective, "URL of a token in a discovery service: http://HOST[:PORT]/v2/keys/TOKEN on any ringd or etcd."),
+    flag("discovery-fallback", Choice(&["proxy", "exit"]), "proxy", Clustering, Effective, "When the discovered cluster is full: serve as a proxy, or exit."),
+    flag("discovery-proxy", Text, "", Clustering, Effective, "HTTP proxy on the way to the discovery service."),
+    flag("discovery-srv", Text, "", Clustering, Effective, "DNS domain whose SRV records name the members."),
+    flag("discovery-srv-name", Text, "", Clustering, Effective, "Suffix of the SRV name: _etcd-server-SUFFIX._tcp.DOMAIN."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Effective, "Refuse membership changes that would lose the quorum."),
     flag("pre-vote", Bool, "false", Clustering, NoEffect("pre-vote is always on"), "An election phase that spares a healthy leader."),
     flag("auto-compaction-retention", Text, "0", Clustering, NO_V3, "v3 history kept."),
@@ -204,12 +202,12 @@ pub const FLAGS: &[Flag] = &[
     flag("log-outputs", Text, "default", Observing, Refused(&["stderr"], "the log goes to stderr; redirect it"), "Where the log goes."),
     flag("log-level", Choice(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Observing, Effective, "debug, info, warn, error, panic or fatal."),
 
-    flag("proxy", Choice(&["off", "readonly", "on"]), "off", Proxy, Refused(&[], "there is no proxy mode"), "off, readonly or on."),
-    flag("proxy-failure-wait", Uint, "5000", Proxy, NO_PROXY, "How long a failed endpoint is left out, in milliseconds."),
-    flag("proxy-refresh-interval", Uint, "30000", Proxy, NO_PROXY, "Endpoint refresh, in milliseconds."),
-    flag("proxy-dial-timeout", Uint, "1000", Proxy, NO_PROXY, "In milliseconds."),
-    flag("proxy-write-timeout", Uint, "5000", Proxy, NO_PROXY, "In milliseconds."),
-    flag("proxy-read-timeout", Uint, "0", Proxy, NO_PROXY, "In milliseconds."),
+    flag("proxy", Choice(&["off", "readonly", "on"]), "off", Proxy, Effective, "Serve as a proxy of the cluster instead of a member: off, readonly or on."),
+    flag("proxy-failure-wait", Uint, "5000", Proxy, Effective, "How long a failed endpoint is left out, in milliseconds."),
+    flag("proxy-refresh-interval", Uint, "30000", Proxy, Effective, "Endpoint refresh, in milliseconds."),
+    flag("proxy-dial-timeout", Uint, "1000", Proxy, Effective, "How long a connect to a member may take, in milliseconds; 0 is as long as the kernel tries."),
+    flag("proxy-write-timeout", Uint, "5000", Proxy, Effective, "How long a member may take nothing of a request, in milliseconds; 0 is for ever."),
+    flag("proxy-read-timeout", Uint, "0", Proxy, Effective, "How long a member may send nothing, in milliseconds; 0 is for ever, which watches need."),
 
     flag("experimental-initial-corrupt-check", Bool, "false", Experimental, NoEffect("every start verifies every record"), "Check data before serving."),
     flag("experimental-corrupt-check-time", Text, "0s", Experimental, NO_V3, "Interval of corruption checks."),
@@ -236,6 +234,7 @@ pub const FLAGS: &[Flag] = &[
     flag("ringd-history-bytes", Uint, "67108864", Ringd, Effective, "Bytes those events may keep alive; the newest is always kept."),
     flag("ringd-request-body-max", Uint, "10485760", Ringd, Effective, "Largest request body, in bytes."),
     flag("ringd-request-header-max", Uint, "65536", Ringd, Effective, "Largest request head, in bytes."),
+    flag("ringd-dns-server", Text, "", Ringd, Effective, "IP[:PORT] of the name server that --discovery-srv asks [default: those of /etc/resolv.conf]."),
     flag("ringd-spin-before-park-us", Uint, "20", Ringd, Effective, "How long to poll for completions before sleeping, in microseconds; 0 sleeps at once."),
     flag("ringd-coop-taskrun", Bool, "true", Ringd, Effective, "Ask io_uring not to interrupt the thread for completions (IORING_SETUP_COOP_TASKRUN)."),
 

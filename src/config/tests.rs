@@ -244,8 +244,6 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
     for args in [
         ["--cert-file=x"],
         ["--client-cert-auth"],
-        ["--discovery=http://x"],
-        ["--proxy=on"],
         ["--unsafe-no-fsync"],
         ["--config-file=x"],
         ["--log-outputs=/var/log/x"],
@@ -254,6 +252,38 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
         assert_eq!(code, 1);
         assert!(text.contains(" cannot be "), "{text}");
     }
+}
+
+#[test]
+fn there_is_one_way_to_the_cluster() {
+    let conflict = verifying(
+        "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \
+         \"discovery-srv\"",
+    );
+    let discovery = "--discovery=http://h:1/v2/keys/tok";
+    for other in ["--initial-cluster=default=http://localhost:2380", "--discovery-srv=example.org"] {
+        assert_eq!(bad(&[discovery, other]), conflict, "{other}");
+    }
+    let found = good(&[discovery, "--initial-cluster=", "--initial-cluster-token=t", "--discovery-proxy=p:3128"]);
+    assert_eq!(found.initial_cluster_token, "http://h:1/v2/keys/tok");
+    assert_eq!(found.initial_cluster_text(), "default=http://localhost:2380");
+    assert_eq!(found.joining.discovery_proxy.expect("given").endpoint.to_string(), "http://p:3128");
+    for refused in ["--discovery=foo", "--discovery=https://h/t", "--ringd-dns-server=ns", "--proxy-refresh-interval=0"]
+    {
+        assert_eq!(bad(&[refused]).0, 1, "{refused}");
+    }
+}
+
+#[test]
+fn who_may_become_a_proxy_need_not_advertise() {
+    let listen = "--listen-client-urls=http://127.0.0.1:1";
+    let discovery = "--discovery=http://h:1/tok";
+    assert_eq!(good(&[listen, "--proxy=readonly"]).proxy.mode, ProxyMode::ReadOnly);
+    assert_eq!(good(&[listen, discovery]).joining.fallback, Fallback::Proxy);
+    assert_eq!(bad(&[listen, discovery, "--discovery-fallback=exit"]).0, 1);
+    let settings = good(&["--proxy=on", "--proxy-read-timeout=7", "--proxy-write-timeout=0"]).proxy;
+    assert_eq!((settings.read_timeout, settings.write_timeout), (Some(Duration::from_millis(7)), None));
+    assert_eq!(settings.dial_timeout, Some(Duration::from_secs(1)));
 }
 
 #[test]
@@ -304,4 +334,15 @@ fn origins_are_any_or_listed() {
     let origins = good(&["--cors", "http://b.example:8080,http://a.example:8080"]).cors;
     assert_eq!(origins, Cors::Only(vec!["http://b.example:8080".into(), "http://a.example:8080".into()]));
     assert_eq!(good(&["--cors", "*"]).cors, Cors::Any);
+}
+
+#[test]
+fn the_packaged_environment_file_makes_a_member_of_three() {
+    let text = include_str!("../../tools/packaging/ringd.env");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let variables: Vec<(&str, &str)> = lines.map(|line| line.split_once('=').expect("NAME=VALUE")).collect();
+    let config = parse(&[], &variables).unwrap();
+    assert_eq!(config.check_bootstrap(), Ok(()));
+    assert_eq!((config.initial_cluster.len(), config.name.as_str()), (3, "infra1"));
+    assert!(!config.notices.iter().any(|notice| matches!(notice, Notice::Warn(_))), "{:?}", config.notices);
 }

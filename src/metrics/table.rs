@@ -83,7 +83,7 @@ pub struct Scrape {
 }
 
 /// One labelled value.
-type Sample = (Vec<(&'static str, String)>, f64);
+pub(super) type Sample = (Vec<(&'static str, String)>, f64);
 
 /// Where a row's samples come from.
 enum Source {
@@ -403,7 +403,7 @@ fn labelled(labels: Vec<(&'static str, String)>) -> Metric {
     Metric::from_label(pairs.collect())
 }
 
-fn counter((labels, value): Sample) -> Metric {
+pub(super) fn counter((labels, value): Sample) -> Metric {
     let mut metric = labelled(labels);
     let mut counter = Counter::default();
     counter.set_value(value);
@@ -419,7 +419,7 @@ fn gauge((labels, value): Sample) -> Metric {
     metric
 }
 
-fn histogram(labels: Vec<(&'static str, String)>, shape: &Histogram) -> Metric {
+pub(super) fn histogram(labels: Vec<(&'static str, String)>, shape: &Histogram) -> Metric {
     let mut metric = labelled(labels);
     metric.set_histogram(shape.proto());
     metric

@@ -34,8 +34,16 @@ const READ_BYTES: usize = 16 << 10;
 /// Connects to a URL.
 ///
 /// # Errors
-/// What the resolver or the kernel said; `Unsupported` for a scheme with TLS.
+/// As [`connect_within`].
 pub async fn connect(url: &Url) -> io::Result<TcpStream> {
+    connect_within(url, CONNECT_LIMIT).await
+}
+
+/// Connects to a URL; each of its addresses is tried for `limit`.
+///
+/// # Errors
+/// What the resolver or the kernel said; `Unsupported` for a scheme with TLS.
+pub async fn connect_within(url: &Url, limit: Duration) -> io::Result<TcpStream> {
     match url.scheme() {
         Scheme::Http => {}
         Scheme::Unix => {
@@ -49,7 +57,7 @@ pub async fn connect(url: &Url) -> io::Result<TcpStream> {
     }
     let mut failure = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", url.host()));
     for address in resolve(url).await? {
-        match TcpStream::connect_timeout(address, CONNECT_LIMIT).await {
+        match TcpStream::connect_timeout(address, limit).await {
             Ok(stream) => {
                 let _ = stream.set_nodelay(true);
                 raw::watch_peer(&stream, SILENCE_LIMIT);

@@ -75,7 +75,7 @@ pub async fn run(hub: Rc<Hub>, peer: Rc<Peer>) {
             }
             Err(error) => {
                 number_of_try += 1;
-                if pause.tries % TELL_EVERY == 0 {
+                if pause.tries.is_multiple_of(TELL_EVERY) {
                     tracing::warn!("cannot reach peer {}: {error}; trying again", peer.id);
                 }
             }

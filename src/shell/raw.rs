@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "glommio takes sockets and files only as raw descriptors; each block argues its safety")]
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -35,6 +36,15 @@ pub fn watch_peer(stream: &TcpStream, limit: Duration) {
     let _ = rustix::net::sockopt::set_tcp_keepintvl(socket, Duration::from_secs(1));
     let milliseconds = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(socket, milliseconds);
+}
+
+/// The address at the other end; `None` for sockets without one.
+#[must_use]
+pub fn peer_ip(stream: &TcpStream) -> Option<IpAddr> {
+    // SAFETY: the stream owns the open descriptor and is borrowed for as long as the descriptor is.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let address = rustix::net::getpeername(socket).ok()??;
+    SocketAddr::try_from(address).ok().map(|address| address.ip())
 }
 
 /// Hands a file to the executor; the caller keeps its own handle and this is a duplicate.

@@ -32,7 +32,8 @@ use crate::core::store::{Event, StoreError, WatchRequest};
 use crate::metrics::{self, Kind, Metrics};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{
-    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_reply, append_reply_bytes, begin_stream,
+    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_prepared, append_reply, append_reply_bytes, begin_stream,
+    prepare_head,
 };
 use crate::wire::http_request::RequestError;
 use crate::wire::peer_handshake::is_handshake;
@@ -139,6 +140,37 @@ pub enum Dispatch {
     Close,
 }
 
+/// The common headers of the last answer to a GET. Between two writes, and within a second, they are those of the next.
+#[derive(Debug, Default)]
+struct GetHead {
+    told: Option<Told>,
+    bytes: Vec<u8>,
+}
+
+/// Everything in those headers that changes from answer to answer.
+#[derive(Debug, PartialEq)]
+struct Told {
+    http_minor: u8,
+    cors: CorsChoice,
+    index: Option<u64>,
+    raft: Option<(u64, u64)>,
+    date: HttpDate,
+}
+
+impl GetHead {
+    /// The bytes for `head`, which is one of a successful GET, with the lines of `cors`.
+    fn renew(&mut self, head: &ReplyHead<'_>, cors: CorsChoice) -> &[u8] {
+        let ReplyHead { http_minor, etcd_index: index, raft, date, .. } = *head;
+        let told = Some(Told { http_minor, cors, index, raft, date: *date });
+        if self.told != told {
+            self.told = told;
+            self.bytes.clear();
+            prepare_head(&mut self.bytes, head);
+        }
+        &self.bytes
+    }
+}
+
 /// Renders answers.
 #[derive(Debug)]
 pub struct Responder {
@@ -146,6 +178,7 @@ pub struct Responder {
     metrics: Rc<Metrics>,
     cluster_id: String,
     date: DateHeader,
+    get_head: RefCell<GetHead>,
     /// Working space for decoding a path, and for decoding parameters.
     path_scratch: RefCell<Vec<u8>>,
     params_scratch: RefCell<Vec<u8>>,
@@ -163,6 +196,7 @@ impl Responder {
             metrics,
             cluster_id: cluster.to_string(),
             date: DateHeader::default(),
+            get_head: RefCell::default(),
             path_scratch: RefCell::default(),
             params_scratch: RefCell::default(),
         }
@@ -367,7 +401,10 @@ impl Responder {
                 }
                 let date = self.date.at(now);
                 let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
-                append_reply(out, &head, |out| keys::render_get(out, &found, recursive, sorted, now));
+                let mut prepared = self.get_head.borrow_mut();
+                append_prepared(out, prepared.renew(&head, reply.cors), &head, |out| {
+                    keys::render_get(out, &found, recursive, sorted, now);
+                });
             }
             Err(error) => self.store_error(out, &error, reply),
         }

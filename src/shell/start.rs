@@ -22,8 +22,10 @@ use ringd_storage::wal::{Wal, WalOptions};
 use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
+use super::joining::Role;
 use super::{
-    bootstrap, clock, executor, fan_out, install, listener, pace, peer_snapshot, peers, raw, signals, snapshot,
+    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
+    snapshot,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -114,14 +116,21 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
         let stop = async { Ended::Signal(stop.await) };
         let mut stop = pin!(stop);
         // A start may wait for others; a signal ends it.
-        let started = or(async { Some(start(config, services).await) }, async {
+        let started = or(async { Some(begin(config, services).await) }, async {
             if let Ended::Signal(signal) = stop.as_mut().await {
                 tracing::info!("received signal {signal} before the start was complete");
                 signals::end_by(signal);
             }
             None
         });
-        let hub = started.await.expect("a signal ends the process")?;
+        let Some(hub) = started.await.expect("a signal ends the process")? else {
+            // A proxy keeps nothing that could be lost.
+            if let Ended::Signal(signal) = stop.await {
+                tracing::info!("received signal {signal}; the proxy ends");
+                signals::end_by(signal);
+            }
+            return Ok(());
+        };
         let removed = async {
             hub.removed.wait().await;
             Timer::new(REMOVED_PATIENCE).await;
@@ -144,6 +153,14 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
 enum Ended {
     Signal(i32),
     Removed,
+}
+
+/// Starts a member, or a proxy, which has no hub.
+async fn begin(config: &Config, services: Services) -> Result<Option<Rc<Hub>>, StartError> {
+    match joining::decide(config).await? {
+        Role::Member(config) => start(&config, services).await.map(Some),
+        Role::Proxy => proxy::start(config).await.map(|()| None),
+    }
 }
 
 /// Starts everything. Clients are served as soon as the cluster allows.
@@ -239,7 +256,7 @@ async fn clear_note(hub: Rc<Hub>, wal_dir: FsMedium) {
     }
 }
 
-async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
+pub(super) async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
     let mut opened = Vec::new();
     for place in places {
         let mut tries = 1;
@@ -286,7 +303,7 @@ async fn stop_cleanly(hub: &Rc<Hub>, why: &str) {
 }
 
 /// Random bits for what must differ between starts: segment epochs and hash seeds.
-fn random_u64() -> io::Result<u64> {
+pub(super) fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))

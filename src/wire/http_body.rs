@@ -161,6 +161,12 @@ impl ChunkDecoder {
         self.read = self.write;
     }
 
+    /// The owner has passed the decoded bytes on, and has removed them and the framing that was read behind them:
+    /// everything before `slack().end`. Whoever does so gives no limit for the whole body.
+    pub fn passed_on(&mut self) {
+        (self.read, self.write) = (0, 0);
+    }
+
     fn copy_data(&mut self, body: &mut [u8], left: u64) {
         let here = usize::try_from(left).unwrap_or(usize::MAX).min(body.len() - self.read);
         body.copy_within(self.read..self.read + here, self.write);

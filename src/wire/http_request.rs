@@ -194,7 +194,8 @@ impl RequestError {
 /// reached. Keeps a client that sends one byte at a time from having its head parsed once per byte.
 #[must_use]
 pub fn worth_parsing(buf: &[u8], seen: usize, limits: &Limits) -> bool {
-    seen == 0 || buf.len() >= limits.header_bytes_max || buf.get(seen..).is_some_and(|new| new.contains(&b'\n'))
+    let Some(new) = buf.get(seen..).filter(|new| !new.is_empty()) else { return false };
+    seen == 0 || buf.len() >= limits.header_bytes_max || new.contains(&b'\n')
 }
 
 /// Parses the head at the start of `buf`, which may hold less than a head, or more than one request.

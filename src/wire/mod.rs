@@ -1,5 +1,7 @@
 //! Bytes to requests and back; pure codecs.
 
+pub mod forward;
+pub mod http_answer;
 pub mod http_body;
 pub mod http_reply;
 pub mod http_request;

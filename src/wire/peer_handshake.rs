@@ -22,13 +22,16 @@ const HEADERS_MAX: usize = 32;
 pub const ANSWER_HEAD_BYTES_MAX: usize = 16 << 10;
 /// Peer URLs that a handshake may name; more are ignored.
 const URLS_MAX: usize = 16;
+/// Voters that a standing may name: a standing with more is no standing.
+const VOTERS_MAX: usize = 64;
 
 const CLUSTER: &str = "X-Etcd-Cluster-ID";
 const FROM: &str = "X-Server-From";
 const TO: &str = "X-Raft-To";
 const URLS: &str = "X-PeerURLs";
 const VERSION: &str = "X-Ringd-Protocol";
-/// Last index, last term, past bootstrap, knows you, removed you, and the voters' ids with commas between them.
+/// Five numbers (last index, last term, past bootstrap, knows you, removed you), and the ids of the voters in hex with
+/// commas between them, or `-`.
 const STANDING: &str = "X-Ringd-Standing";
 const BYTES: &str = "X-Snapshot-Bytes";
 
@@ -142,23 +145,26 @@ fn render_standing(standing: &Standing) -> String {
         flag(standing.past_bootstrap),
         flag(standing.knows_you),
         flag(standing.removed_you),
-        voters.join(",")
+        if voters.is_empty() { "-".to_owned() } else { voters.join(",") }
     )
 }
 
 fn parse_standing(text: &str) -> Option<Standing> {
-    let mut words = text.splitn(6, ' ');
-    let mut next = || words.next()?.parse::<u64>().ok();
-    let (last_index, last_term, past_bootstrap, knows_you, removed_you) = (next()?, next()?, next()?, next()?, next()?);
-    // Without voters the line ends in a blank, which HTTP cuts off.
-    let voters = words.next().unwrap_or_default().split(',').filter(|id| !id.is_empty());
+    let (numbers, voters) = text.rsplit_once(' ')?;
+    let voters = match voters {
+        "-" => Vec::new(),
+        ids if ids.split(',').count() > VOTERS_MAX => return None,
+        ids => ids.split(',').map(|id| hex(id).map(MemberId::new)).collect::<Option<_>>()?,
+    };
+    let mut numbers = numbers.split(' ').map(|number| number.parse::<u64>().ok());
+    let mut next = || numbers.next().flatten();
     Some(Standing {
-        last_index: RaftIndex::new(last_index),
-        last_term: Term::new(last_term),
-        past_bootstrap: past_bootstrap == 1,
-        knows_you: knows_you == 1,
-        removed_you: removed_you == 1,
-        voters: voters.map(|id| hex(id).map(MemberId::new)).collect::<Option<_>>()?,
+        voters,
+        last_index: RaftIndex::new(next()?),
+        last_term: Term::new(next()?),
+        past_bootstrap: next()? == 1,
+        knows_you: next()? == 1,
+        removed_you: next()? == 1,
     })
 }
 
@@ -280,20 +286,28 @@ mod tests {
             to: MemberId::new(0xffff_ffff_ffff_fff2),
             protocol: PROTOCOL_VERSION,
             peer_urls: vec!["http://a:1".to_owned(), "http://b:2".to_owned()],
-            standing: standing(&[1, 0xffff_ffff_ffff_fff2]),
+            standing: standing_sent(),
             purpose,
         }
     }
 
-    fn standing(voters: &[u64]) -> Standing {
+    fn standing_sent() -> Standing {
         Standing {
             last_index: RaftIndex::new(17),
             last_term: Term::new(3),
             past_bootstrap: true,
-            voters: voters.iter().copied().map(MemberId::new).collect(),
+            voters: vec![MemberId::new(1), MemberId::new(0xffff_ffff_ffff_fff2)],
             knows_you: false,
             removed_you: true,
         }
+    }
+
+    #[test]
+    fn a_standing_without_voters_reads_back_and_too_many_are_refused() {
+        let nobody = Standing { voters: Vec::new(), ..standing_sent() };
+        assert_eq!(parse_standing(&render_standing(&nobody)), Some(nobody));
+        let crowd = Standing { voters: vec![MemberId::new(1); VOTERS_MAX + 1], ..standing_sent() };
+        assert_eq!(parse_standing(&render_standing(&crowd)), None);
     }
 
     #[test]
@@ -325,10 +339,10 @@ mod tests {
                 _ => (sent.cluster, own),
             };
             let mut bytes = Vec::new();
-            render_verdict(&mut bytes, &verdict_sent, (cluster, member), &standing(&[]));
+            render_verdict(&mut bytes, &verdict_sent, (cluster, member), &standing_sent());
             let answer = parse_answer(&bytes).unwrap().unwrap();
             assert_eq!(verdict(&answer, &sent), Some(verdict_sent));
-            assert_eq!(answer.standing, Some(standing(&[])));
+            assert_eq!(answer.standing, Some(standing_sent()));
             assert_eq!(bytes.len() - answer.head_bytes, answer.length.unwrap_or(0) as usize);
             assert_eq!(parse_answer(&bytes[..answer.head_bytes - 1]), Ok(None));
         }

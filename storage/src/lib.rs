@@ -4,6 +4,7 @@
 //! drives it performs the sync and reports back. `FORMAT.md` documents every byte written here.
 
 pub mod codec;
+pub mod conf_change;
 pub mod datadir;
 pub mod format;
 mod frame;

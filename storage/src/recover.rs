@@ -280,6 +280,31 @@ pub fn inspect<M: Medium>(wal_dir: &M, snap_dir: &M) -> Result<Inspection, WalkE
     Ok(Inspection { walk, snapshot, hard_state, last, entries, stats, passed_over })
 }
 
+/// A copy of what a data directory says, for whoever writes another one from it.
+#[derive(Debug)]
+pub struct Contents {
+    /// Whose it is.
+    pub identity: Identity,
+    /// The newest usable snapshot and its name in the snapshot directory.
+    pub snapshot: Option<(SnapshotMeta, String)>,
+    /// The log after it: every entry in a whole frame, without gaps.
+    pub entries: Vec<Entry>,
+    /// The newest hard state.
+    pub hard_state: HardState,
+}
+
+/// Reads what [`recover`] would, with the same verdict, and changes nothing. Beside a live node the log ends with the
+/// last frame that was whole when it was looked at; segments and snapshots may go away meanwhile, which is an error
+/// that another attempt does not repeat.
+///
+/// # Errors
+/// [`WalkError`].
+pub fn contents<M: Medium>(wal_dir: &M, snap_dir: &M) -> Result<Contents, WalkError> {
+    let (walk, log, snapshot) = read_log(wal_dir, snap_dir, &mut Vec::new())?;
+    let identity = walk.segments.last().expect("a walk has a tail").header.identity;
+    Ok(Contents { identity, snapshot, entries: log.entries, hard_state: log.log.hard_state })
+}
+
 type Log = (Walk, Collector, Option<(SnapshotMeta, String)>);
 
 /// Reads the log after the newest snapshot that is whole and has a marker in the log. Changes nothing.

@@ -6,6 +6,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test of real processes measures real time")]
 
 mod cluster;
+#[path = "../support/disk.rs"]
+mod disk;
 mod linear;
 mod load;
 mod net;
@@ -13,6 +15,7 @@ mod net;
 mod support;
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use cluster::{Cluster, PATIENCE, wait_for};
 use load::Load;
@@ -347,4 +350,53 @@ fn writes_go_anywhere_and_every_member_tells_the_same_of_the_cluster() {
     let metrics = cluster.request(leader, "GET", "/metrics", "").expect("an answer");
     let text = String::from_utf8(metrics.body).expect("text");
     assert_eq!(text.matches("etcd_network_active_peers{").count(), 2, "{text}");
+}
+
+#[test]
+fn a_leader_whose_disk_stalls_hands_over_and_the_cluster_goes_on() {
+    // Longer than the test looks, and far beyond what an election would wait for.
+    const STALL: Duration = Duration::from_secs(20);
+    let machine = match disk::Machine::new() {
+        Ok(machine) => machine,
+        Err(why) => return support::skip("a_leader_whose_disk_stalls_hands_over_and_the_cluster_goes_on", &why),
+    };
+    let mut cluster = Cluster::new(3, &[]);
+    cluster.nodes[0].data_dir = machine.mount.join("m0");
+    cluster.found(&[0, 1, 2]);
+    wait_for("m0 to lead", || {
+        let leader = cluster.leader();
+        if leader != 0 {
+            // A stopped leader hands over to one of the other two.
+            cluster.stop(leader);
+            cluster.restart(leader);
+            cluster.wait_until_served(leader);
+        }
+        (leader == 0).then_some(())
+    });
+    cluster.running().into_iter().for_each(|member| cluster.wait_until_served(member));
+    let write = |number: u64| {
+        let written = cluster.request(1, "PUT", &format!("/v2/keys/slow/{number}"), "value=1");
+        written.filter(|answer| answer.status == 201).map(|_| Instant::now())
+    };
+    let before = (0..20).filter_map(write).last().expect("writes are taken");
+    disk::lock(&machine.platter).flush_time = STALL;
+    let m0 = cluster.member_id(1, "m0").expect("m0 is a member");
+    let (mut last, mut longest) = (before, Duration::ZERO);
+    // Writes through a follower go on meanwhile: two disks of three are a quorum.
+    for number in 20.. {
+        if let Some(written) = write(number) {
+            longest = longest.max(written - last);
+            last = written;
+        }
+        let told = cluster.request(1, "GET", "/v2/stats/self", "").expect("m1 answers").json();
+        let leader = told["leaderInfo"]["leader"].as_str().unwrap_or_default();
+        if !leader.is_empty() && leader != m0 && last > before {
+            break;
+        }
+        assert!(before.elapsed() < STALL, "m0 still leads with a disk that stalls; it logged: {}", cluster.log(0));
+    }
+    println!("the longest gap between writes while the leader's disk stalled: {} ms", longest.as_millis());
+    disk::lock(&machine.platter).flush_time = Duration::ZERO;
+    cluster.wait_until_equal();
+    (0..3).for_each(|member| cluster.kill(member));
 }

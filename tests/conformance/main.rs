@@ -12,11 +12,12 @@ mod http;
 mod matching;
 mod server;
 mod steps;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -51,25 +52,10 @@ fn programs(with_ctl: bool) -> Programs {
     let server_flags = if is_named(&server, "etcd") { vec!["--enable-v2".to_owned()] } else { Vec::new() };
     let ctl = match setting("CTL") {
         Some(path) => path.into(),
-        None if with_ctl => build_ringctl(),
+        None if with_ctl => support::tool("ringctl"),
         None => PathBuf::new(),
     };
     Programs { server, server_flags, ctl }
-}
-
-/// The client is a package of its own, so cargo does not build it for this test: do it here, with the same profile.
-fn build_ringctl() -> PathBuf {
-    let dir = Path::new(env!("CARGO_BIN_EXE_ringd")).parent().expect("a program lies in a directory");
-    let target_dir = dir.parent().expect("cargo's layout: TARGET_DIR/PROFILE/ringd");
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", "ringctl", "--target-dir"]).arg(target_dir);
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    if is_named(dir, "release") {
-        cargo.arg("--release");
-    }
-    let built = cargo.status().unwrap_or_else(|e| panic!("cannot run cargo to build ringctl: {e}"));
-    assert!(built.success(), "building ringctl failed: {built}");
-    dir.join("ringctl")
 }
 
 /// What became of the cases of a group.

@@ -1,9 +1,9 @@
 //! Disks that fill up and disks that fail: a small ext4 on a loop device. Needs root, losetup, mkfs.ext4 and mount.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::disk::{run, text};
 use super::support::{Client, Site, skip};
 
 /// A file system of its own on a loop device; unmounted and detached when dropped.
@@ -12,18 +12,6 @@ struct LoopDisk {
     mount: PathBuf,
     image: PathBuf,
     _scratch: tempfile::TempDir,
-}
-
-fn run(program: &str, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a UTF-8 path")
 }
 
 impl LoopDisk {

@@ -5,8 +5,11 @@
 #![allow(clippy::disallowed_methods, reason = "a test of real processes measures real time")]
 
 mod damage;
+#[path = "../support/disk.rs"]
+mod disk;
 mod faults;
 mod input;
+mod power;
 #[path = "../support/mod.rs"]
 mod support;
 

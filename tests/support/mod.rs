@@ -36,6 +36,22 @@ pub fn skip(test: &str, why: &str) {
     let _ = writeln!(io::stderr(), "skipped {test}: {why}");
 }
 
+/// A program of another package of the workspace, which cargo does not build for a test: built here, with the profile
+/// of this one. Answers where it is.
+pub fn tool(package: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_BIN_EXE_ringd")).parent().expect("a program lies in a directory");
+    let target_dir = dir.parent().expect("cargo's layout: TARGET_DIR/PROFILE/ringd");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", package, "--target-dir"]).arg(target_dir);
+    cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+    if dir.file_name().is_some_and(|profile| profile == "release") {
+        cargo.arg("--release");
+    }
+    let built = cargo.status().unwrap_or_else(|e| panic!("cannot run cargo to build {package}: {e}"));
+    assert!(built.success(), "building {package} failed: {built}");
+    dir.join(package)
+}
+
 /// Where and how a server runs; it can be started again and again on the same data.
 pub struct Site {
     pub data_dir: PathBuf,
@@ -129,6 +145,12 @@ impl Server {
     pub fn kill(mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
+            .map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
     }
 
     /// Its process id.

@@ -1,18 +1,18 @@
-//! The calls: keys, watch, members.
+//! The way of a call to a server that answers it, and the calls on keys.
 //!
 //! Owns: the list of endpoints, which of them is in use, and the connection to it. Touches: sockets through `http`.
+//! `members` and `auth` add the calls on those APIs.
 //! Always: endpoints are tried in order, beginning with the one that answered last; a conditional or in-order write
 //! that may have reached a server is not repeated on another.
 
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
 use crate::encode::{base64, clean_key, encode_form, escape_path};
 use crate::endpoint::Endpoint;
 use crate::error::{ApiError, ClientError, Failure};
 use crate::http::{Answer, Connection, Limits, Trouble};
-use crate::types::{Member, Response};
+use crate::tls::Tls;
+use crate::types::Response;
 
 /// How a client behaves.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Options {
     pub total_timeout: Option<Duration>,
     /// `user:password`, sent as Basic authentication.
     pub credentials: Option<String>,
+    /// What `https` endpoints are met with.
+    pub tls: Tls,
 }
 
 impl Default for Options {
@@ -31,6 +33,7 @@ impl Default for Options {
             request_timeout: Duration::from_secs(2),
             total_timeout: Some(Duration::from_secs(5)),
             credentials: None,
+            tls: Tls::default(),
         }
     }
 }
@@ -61,19 +64,26 @@ pub struct GetOptions {
 }
 
 /// A call as it goes to any endpoint.
-struct Call<'a> {
-    method: &'a str,
+pub(crate) struct Call<'a> {
+    pub method: &'a str,
     /// Path and query, escaped.
-    target: String,
-    body: Option<(&'a str, String)>,
+    pub target: String,
+    /// Its media type and content.
+    pub body: Option<(&'a str, String)>,
     /// Doing it twice is as good as doing it once.
-    repeatable: bool,
+    pub repeatable: bool,
     /// The server answers when something happens.
-    waits: bool,
+    pub waits: bool,
+}
+
+impl Call<'_> {
+    pub fn get(target: &str) -> Call<'static> {
+        Call { method: "GET", target: target.to_owned(), body: None, repeatable: true, waits: false }
+    }
 }
 
 /// Called with every request just before it is sent, as a `curl` command line.
-pub type Trace = Box<dyn FnMut(&str)>;
+pub type Trace = Box<dyn FnMut(&str) + Send>;
 
 pub struct Client {
     endpoints: Vec<Endpoint>,
@@ -88,6 +98,13 @@ impl Client {
     /// A client of the cluster behind `endpoints`; connects when the first call is made.
     pub fn new(endpoints: Vec<Endpoint>, options: Options) -> Client {
         Client { endpoints, current: 0, options, connection: None, trace: None }
+    }
+
+    /// Another client of the same cluster with the same settings, and a connection of its own; it traces nothing.
+    #[must_use]
+    pub fn sibling(&self) -> Client {
+        let (endpoints, options) = (self.endpoints.clone(), self.options.clone());
+        Client { endpoints, current: self.current, options, connection: None, trace: None }
     }
 
     pub fn endpoints(&self) -> &[Endpoint] {
@@ -110,29 +127,6 @@ impl Client {
         self.current = endpoints.iter().position(|e| Some(e) == used.as_ref()).unwrap_or(0);
         self.endpoints = endpoints;
         Ok(())
-    }
-
-    /// The members of the cluster.
-    pub fn members(&mut self) -> Result<Vec<Member>, ClientError> {
-        #[derive(Deserialize)]
-        struct List {
-            members: Vec<Member>,
-        }
-        #[derive(Deserialize)]
-        struct Refusal {
-            message: String,
-        }
-        let call = Call { method: "GET", target: "/v2/members".into(), body: None, repeatable: true, waits: false };
-        let answer = self.call(&call)?;
-        match answer.status {
-            200 => {
-                serde_json::from_slice::<List>(&answer.body).map(|l| l.members).map_err(|_| ClientError::InvalidJson)
-            }
-            status => Err(match serde_json::from_slice::<Refusal>(&answer.body) {
-                Ok(refusal) => ClientError::Refused(refusal.message),
-                Err(_) => ClientError::UnexpectedStatus { status },
-            }),
-        }
     }
 
     pub fn get(&mut self, key: &str, options: GetOptions) -> Result<Response, ClientError> {
@@ -210,7 +204,7 @@ impl Client {
     }
 
     /// Makes `call` at the endpoints in turn, until one answers.
-    fn call(&mut self, call: &Call<'_>) -> Result<Answer, ClientError> {
+    pub(crate) fn call(&mut self, call: &Call<'_>) -> Result<Answer, ClientError> {
         let deadline = self.options.total_timeout.filter(|_| !call.waits).map(|t| Instant::now() + t);
         let per_request = Some(self.options.request_timeout).filter(|_| !call.waits);
         let limits = Limits { per_request, deadline };
@@ -248,18 +242,35 @@ impl Client {
         Err(ClientError::Unavailable(failures))
     }
 
+    /// One GET at `endpoint` and nowhere else, without credentials; the answer whatever its status.
+    ///
+    /// # Errors
+    /// What went wrong with that endpoint.
+    pub(crate) fn ask_one(&mut self, endpoint: &Endpoint, path: &str) -> Result<Answer, Failure> {
+        let limits = Limits { per_request: Some(self.options.request_timeout), deadline: None };
+        let (base, host) = (endpoint.base(), endpoint.authority());
+        let request = format!("GET {base}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let exchanged = Connection::open(endpoint, &self.options.tls, self.options.request_timeout, limits)
+            .and_then(|mut connection| connection.exchange(request.as_bytes(), limits));
+        match exchanged {
+            Ok((answer, _)) => Ok(answer),
+            Err(Trouble::Failed { failure, .. }) => Err(failure),
+            Err(Trouble::DeadlinePassed) => unreachable!("no deadline was set"),
+        }
+    }
+
     /// One exchange with one endpoint, on the kept-alive connection if there is one.
     fn attempt(&mut self, endpoint: &Endpoint, call: &Call<'_>, limits: Limits) -> Result<Answer, Trouble> {
         let request = self.request(endpoint, call);
         if let Some(trace) = &mut self.trace {
-            let body = call.body.as_ref().map_or_else(String::new, |(_, body)| format!(" -d \"{body}\""));
+            let body = call.body.as_ref().map_or_else(String::new, |(_, body)| format!(" -d {body:?}"));
             trace(&format!("curl -X {} {endpoint}{}{body}", call.method, call.target));
         }
         loop {
             let kept = self.connection.take().filter(|c| c.endpoint() == endpoint);
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => Connection::open(endpoint, self.options.request_timeout, limits)?,
+                None => Connection::open(endpoint, &self.options.tls, self.options.request_timeout, limits)?,
             };
             let reused = connection.reused();
             match connection.exchange(&request, limits) {
@@ -275,7 +286,13 @@ impl Client {
     }
 
     fn request(&self, endpoint: &Endpoint, call: &Call<'_>) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", call.method, call.target, endpoint.authority());
+        let mut head = format!(
+            "{} {}{} HTTP/1.1\r\nHost: {}\r\n",
+            call.method,
+            endpoint.base(),
+            call.target,
+            endpoint.authority()
+        );
         if let Some(credentials) = &self.options.credentials {
             head.push_str(&format!("Authorization: Basic {}\r\n", base64(credentials.as_bytes())));
         }
@@ -350,6 +367,7 @@ fn read_keys_answer(answer: &Answer) -> Result<Response, ClientError> {
     }
     match serde_json::from_slice::<ApiError>(&answer.body) {
         Ok(error) if error.error_code != 0 => Err(ClientError::Api(error)),
-        _ => Err(ClientError::UnexpectedStatus { status: answer.status }),
+        Ok(_) => Err(ClientError::UnexpectedStatus { status: answer.status }),
+        Err(_) => Err(ClientError::InvalidJson),
     }
 }

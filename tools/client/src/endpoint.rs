@@ -1,6 +1,7 @@
 //! Where a server listens, and how the text that names it is read.
 //!
-//! Owns: the parsing of endpoint URLs. Touches: nothing. Always: `Display` gives the URL without a slash at the end.
+//! Owns: the parsing of endpoint URLs. Touches: nothing. Always: `Display` gives the URL without a slash at the end; a
+//! path in it goes before every path that is asked for.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,9 +24,16 @@ pub struct Endpoint {
     pub host: String,
     pub port: u16,
     url: String,
+    /// What comes before every path; empty or with a slash at its beginning only.
+    base: String,
 }
 
 impl Endpoint {
+    /// The path of the URL, to which the paths of requests are added.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// `HOST:PORT`, with brackets around an IPv6 address.
     pub fn host_port(&self) -> String {
         if self.host.contains(':') {
@@ -37,7 +45,7 @@ impl Endpoint {
 
     /// The authority part as it was written, for the Host header.
     pub fn authority(&self) -> &str {
-        self.url.split_once("://").map_or("", |(_, rest)| rest)
+        self.url.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or(""))
     }
 }
 
@@ -50,7 +58,7 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = BadEndpoint;
 
-    /// Accepts `scheme://host[:port][/]`, and a bare host name without a port, which means `http://HOST`.
+    /// Accepts `scheme://host[:port][/path]`, and a bare host name without a port, which means `http://HOST`.
     fn from_str(text: &str) -> Result<Endpoint, BadEndpoint> {
         let bad = |url: &str, why: &str| BadEndpoint { url: url.to_owned(), why: why.to_owned() };
         let (scheme, rest, whole) = match text.split_once("://") {
@@ -87,8 +95,13 @@ impl FromStr for Endpoint {
             None | Some("") => default_port,
             Some(port) => port.parse().map_err(|_| bad(&whole, &format!("invalid port \":{port}\" after host")))?,
         };
-        let url = format!("{scheme}://{authority}");
-        Ok(Endpoint { host: host.to_owned(), port, url: if authority.is_empty() { whole } else { url }, scheme })
+        let base = rest[authority.len()..].trim_end_matches('/');
+        if base.bytes().any(|b| !b.is_ascii_graphic()) {
+            return Err(bad(&whole, "invalid character in the path"));
+        }
+        let base = base.to_owned();
+        let url = if authority.is_empty() { whole } else { format!("{scheme}://{authority}{base}") };
+        Ok(Endpoint { host: host.to_owned(), port, url, base, scheme })
     }
 }
 
@@ -109,10 +122,18 @@ mod tests {
             ("https://h", "https://h", "h", 443),
             ("h", "http://h", "h", 80),
             ("http://[::1]:5", "http://[::1]:5", "::1", 5),
+            ("http://h:1/a/b/", "http://h:1/a/b", "h", 1),
         ] {
             let endpoint: Endpoint = text.parse().expect(text);
             assert_eq!((endpoint.to_string().as_str(), endpoint.host.as_str(), endpoint.port), (url, host, port));
         }
+    }
+
+    #[test]
+    fn a_path_is_not_part_of_the_host() {
+        let endpoint: Endpoint = "http://h:1/a/b/".parse().expect("valid");
+        assert_eq!((endpoint.authority(), endpoint.base()), ("h:1", "/a/b"));
+        assert!("http://h:1/a b".parse::<Endpoint>().is_err());
     }
 
     #[test]

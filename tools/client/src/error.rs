@@ -35,7 +35,7 @@ pub enum Failure {
     HeaderTimeout { endpoint: String },
     #[error("unsupported protocol scheme {scheme:?}")]
     Scheme { scheme: String },
-    #[error("{endpoint}: {why}")]
+    #[error("{why}")]
     Broken { endpoint: String, why: String },
     #[error("client: etcd member {endpoint} has no leader")]
     NoLeader { endpoint: String },
@@ -48,7 +48,7 @@ pub enum ClientError {
     /// The server refused the request.
     #[error("{0}")]
     Api(ApiError),
-    /// No endpoint gave an answer; one failure per endpoint tried.
+    /// No endpoint gave an answer; one failure per endpoint tried, each on a line of its own.
     #[error("client: etcd cluster is unavailable or misconfigured{}", numbered(.0))]
     Unavailable(Vec<Failure>),
     /// The caller's deadline passed.
@@ -67,6 +67,16 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether no endpoint could even be connected to, or time was up.
+    #[must_use]
+    pub fn is_connection_error(&self) -> bool {
+        let unconnected = |f: &Failure| matches!(f, Failure::Dial { .. } | Failure::Lookup { .. });
+        match self {
+            ClientError::Unavailable(failures) => failures.iter().all(unconnected),
+            other => *other == ClientError::Deadline,
+        }
+    }
+
     /// One line per endpoint tried, for `Unavailable`.
     pub fn detail(&self) -> Option<String> {
         match self {
@@ -79,5 +89,5 @@ impl ClientError {
 }
 
 fn numbered(failures: &[Failure]) -> String {
-    failures.iter().enumerate().map(|(i, f)| format!("; error #{i}: {f}")).collect()
+    failures.iter().enumerate().map(|(i, f)| format!("; error #{i}: {f}\n")).collect()
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::endpoint::Endpoint;
 use crate::error::Failure;
+use crate::tls::{self, Tls, TlsStream};
 
 const MAX_HEADERS: usize = 64;
 /// Largest head of an answer that is accepted.
@@ -40,9 +41,50 @@ pub enum Trouble {
     DeadlinePassed,
 }
 
+/// Bytes to and from a server, in the clear or not.
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Secure(Box<TlsStream>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Secure(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.read(buffer),
+            Stream::Secure(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.write(bytes),
+            Stream::Secure(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => socket.flush(),
+            Stream::Secure(stream) => stream.flush(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     endpoint: Endpoint,
     pending: Vec<u8>,
     /// An answer has been read on it before.
@@ -70,7 +112,7 @@ fn plain(error: &io::Error) -> String {
         io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
         io::ErrorKind::ConnectionReset => "read: connection reset by peer".into(),
-        _ => error.to_string(),
+        _ => tls::words(error),
     }
 }
 
@@ -85,11 +127,47 @@ impl Limits {
     }
 }
 
+/// The handshake of a fresh connection, each step of which may take `step_timeout`.
+fn shake_hands(
+    endpoint: &Endpoint,
+    tls: &Tls,
+    socket: TcpStream,
+    step_timeout: Duration,
+    limits: Limits,
+) -> Result<TlsStream, Trouble> {
+    let broken = |why: String| {
+        let failure = Failure::Broken { endpoint: endpoint.to_string(), why };
+        Trouble::Failed { failure, may_have_acted: false }
+    };
+    let mut stream = tls.begin(&endpoint.host, socket).map_err(&broken)?;
+    while stream.conn.is_handshaking() {
+        let timeout = limits.left(Some(step_timeout))?;
+        let timed = stream.sock.set_read_timeout(timeout).and_then(|()| stream.sock.set_write_timeout(timeout));
+        timed.map_err(|e| broken(plain(&e)))?;
+        if let Err(e) = tls::step(&mut stream) {
+            if e.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            limits.left(None)?;
+            return Err(match e.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => broken("TLS handshake timeout".into()),
+                _ => broken(tls::words(&e)),
+            });
+        }
+    }
+    Ok(stream)
+}
+
 impl Connection {
     /// Connects to `endpoint`, whose host name may have several addresses.
-    pub fn open(endpoint: &Endpoint, connect_timeout: Duration, limits: Limits) -> Result<Connection, Trouble> {
+    pub fn open(
+        endpoint: &Endpoint,
+        tls: &Tls,
+        connect_timeout: Duration,
+        limits: Limits,
+    ) -> Result<Connection, Trouble> {
         let failed = |failure| Trouble::Failed { failure, may_have_acted: false };
-        if endpoint.scheme != "http" {
+        if !matches!(endpoint.scheme.as_str(), "http" | "https") {
             let scheme = endpoint.scheme.clone();
             return Err(failed(Failure::Scheme { scheme }));
         }
@@ -100,10 +178,19 @@ impl Connection {
         for address in addresses {
             let timeout = limits.left(Some(connect_timeout))?.unwrap_or(connect_timeout);
             match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => {
+                Ok(socket) => {
                     // Without it a small request can wait for an acknowledgement; failing to set it harms nothing.
-                    stream.set_nodelay(true).ok();
+                    socket.set_nodelay(true).ok();
+                    let stream = match endpoint.scheme.as_str() {
+                        "https" => {
+                            Stream::Secure(Box::new(shake_hands(endpoint, tls, socket, connect_timeout, limits)?))
+                        }
+                        _ => Stream::Plain(socket),
+                    };
                     return Ok(Connection { stream, endpoint: endpoint.clone(), pending: Vec::new(), reused: false });
+                }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    last = failed(Failure::HeaderTimeout { endpoint: endpoint.to_string() });
                 }
                 Err(e) => last = failed(Failure::Dial { address: address.to_string(), why: plain(&e) }),
             }
@@ -125,13 +212,19 @@ impl Connection {
     pub fn exchange(&mut self, request: &[u8], limits: Limits) -> Result<(Answer, bool), Trouble> {
         self.pending.clear();
         let timeout = limits.left(limits.per_request)?;
-        let sent = self.stream.set_write_timeout(timeout).and_then(|()| self.stream.write_all(request));
+        let sent = self.send(request, timeout);
         sent.map_err(|e| self.broken(&e, true))?;
         let head = self.head(limits)?;
         let mut body = Vec::new();
         let keeps = self.body(&head.framing, &mut body, limits)? && !head.closes;
         self.reused = true;
         Ok((Answer { status: head.status, etcd_index: head.etcd_index, body }, keeps))
+    }
+
+    fn send(&mut self, request: &[u8], timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.socket().set_write_timeout(timeout)?;
+        self.stream.write_all(request)?;
+        self.stream.flush()
     }
 
     fn broken(&self, error: &io::Error, may_have_acted: bool) -> Trouble {
@@ -147,7 +240,7 @@ impl Connection {
     /// Reads more into `pending`; 0 at the end of the stream.
     fn fill(&mut self, per_request: Option<Duration>, limits: Limits) -> Result<usize, Trouble> {
         let timeout = limits.left(per_request)?;
-        self.stream.set_read_timeout(timeout).map_err(|e| self.broken(&e, true))?;
+        self.stream.socket().set_read_timeout(timeout).map_err(|e| self.broken(&e, true))?;
         let start = self.pending.len();
         self.pending.resize(start + READ_CHUNK, 0);
         loop {
@@ -187,7 +280,10 @@ impl Connection {
                     return Err(self.foreign("the head of the answer is too large"));
                 }
                 Ok(httparse::Status::Partial) => {
-                    self.fill_more(limits.per_request, limits)?;
+                    let nothing_yet = self.pending.is_empty();
+                    if self.fill(limits.per_request, limits)? == 0 {
+                        return Err(self.foreign(if nothing_yet { "EOF" } else { "unexpected EOF" }));
+                    }
                     continue;
                 }
                 Err(e) => return Err(self.foreign(&format!("malformed HTTP response: {e}"))),

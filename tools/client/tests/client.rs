@@ -152,7 +152,8 @@ fn silence_is_a_failure_of_the_endpoint_or_of_the_deadline() {
 #[test]
 fn what_is_not_this_api_is_an_error() {
     for (answer, wanted) in [
-        ("HTTP/1.1 404 X\r\nContent-Length: 4\r\n\r\nnope", ClientError::UnexpectedStatus { status: 404 }),
+        ("HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\n{}", ClientError::UnexpectedStatus { status: 404 }),
+        ("HTTP/1.1 404 X\r\nContent-Length: 4\r\n\r\nnope", ClientError::InvalidJson),
         ("HTTP/1.1 200 X\r\nContent-Length: 4\r\n\r\nnope", ClientError::InvalidJson),
     ] {
         let server = Scripted::start(vec![Act::Say(answer)]);

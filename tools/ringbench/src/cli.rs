@@ -86,9 +86,15 @@ pub struct LoadOptions {
     /// Seed of the random choice of keys
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Send this user's name and password with every request
+    #[arg(long, value_name = "NAME:PASSWORD", value_parser = user)]
+    pub user: Option<String>,
     /// Do not write the key space before reading from it
     #[arg(long)]
     pub no_fill: bool,
+    /// Never sleep while waiting for answers: takes a whole core, and no server pays for waking this process up
+    #[arg(long)]
+    pub spin: bool,
     /// Also report the CPU time this process spends per request (the server, on this machine)
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
@@ -148,6 +154,13 @@ fn count(max: u64) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sy
     }
 }
 
+fn user(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("must be NAME:PASSWORD".into()),
+    }
+}
+
 fn prefix(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.".contains(&b);
     let clean = text.trim_end_matches('/');
@@ -195,6 +208,7 @@ mod tests {
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("1h").is_err() && duration("").is_err() && duration("-1s").is_err());
         assert_eq!(prefix("/a/b/"), Ok("/a/b".into()));
+        assert!(user("u:p:q").is_ok() && user("u").is_err() && user(":p").is_err());
         assert!(prefix("a").is_err() && prefix("/a b").is_err() && prefix("/a/../b").is_err());
     }
 }

@@ -23,6 +23,8 @@ use crate::template::Template;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often stalled connections are looked for.
 const STALL_CHECK: Duration = Duration::from_secs(1);
+/// Longest sleep without an event: the end and the progress line must not come much later than they are due.
+const SLEEP_MAX: Duration = Duration::from_millis(50);
 /// Room for an ordinary answer; grows for larger ones.
 const BUFFER: usize = 4096;
 /// Reconnecting more often than this means that the server is gone.
@@ -65,6 +67,8 @@ pub struct Plan {
     pub clients: usize,
     pub seed: u64,
     pub stop: Stop,
+    /// Ask for events again and again instead of sleeping until there are some.
+    pub spin: bool,
     pub server_pid: Option<u32>,
     pub label: &'static str,
 }
@@ -198,7 +202,7 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
             Stop::EachKeyOnce => engine.finished as f64 / plan.template.keys() as f64,
         };
         progress.at(now, share, || format!("{} requests", engine.measured.completed));
-        match poll.poll(&mut events, Some(Duration::from_millis(50))) {
+        match poll.poll(&mut events, Some(if plan.spin { Duration::ZERO } else { SLEEP_MAX })) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(BenchError::Poll(e)),
             _ => {}
         }
@@ -351,7 +355,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::template::{Kind, Template};
+    use crate::template::{Kind, Shape};
 
     /// Answers every request on every connection with `answer`; hangs up after `per_connection` of them.
     fn serve(answer: &'static [u8], per_connection: usize) -> SocketAddr {
@@ -375,8 +379,25 @@ mod tests {
     }
 
     fn each_key_once(address: SocketAddr, keys: usize) -> Result<Measured, BenchError> {
-        let template = Template::new(Kind::Get, "h:1", "/p", keys, 1, 1);
-        run(&Plan { template, address, clients: 3, seed: 1, stop: Stop::EachKeyOnce, server_pid: None, label: "test" })
+        let template = Template::new(&Shape {
+            kind: Kind::Get,
+            host: "h:1",
+            user: None,
+            prefix: "/p",
+            keys,
+            value_size: 1,
+            seed: 1,
+        });
+        run(&Plan {
+            template,
+            address,
+            clients: 3,
+            seed: 1,
+            stop: Stop::EachKeyOnce,
+            spin: false,
+            server_pid: None,
+            label: "test",
+        })
     }
 
     #[test]

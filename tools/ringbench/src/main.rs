@@ -19,7 +19,7 @@ use clap::Parser;
 
 use cli::{Cli, Command, LoadOptions};
 use engine::{BenchError, Plan, Stop};
-use template::{Kind, Template};
+use template::{Kind, Shape, Template};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -47,6 +47,7 @@ fn run_load(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
         clients: options.clients,
         seed: options.seed,
         stop: Stop::After { warmup: options.warmup, duration: options.duration },
+        spin: options.spin,
         server_pid: options.server_pid,
         label: kind.name(),
     };
@@ -71,6 +72,7 @@ fn fill(options: &LoadOptions, address: std::net::SocketAddr) -> Result<(), Benc
         clients: options.clients,
         seed: options.seed,
         stop: Stop::EachKeyOnce,
+        spin: false,
         server_pid: None,
         label: "fill",
     };
@@ -80,12 +82,13 @@ fn fill(options: &LoadOptions, address: std::net::SocketAddr) -> Result<(), Benc
 }
 
 fn template(kind: Kind, options: &LoadOptions) -> Template {
-    Template::new(
+    Template::new(&Shape {
         kind,
-        &options.target.host_port(),
-        &options.prefix,
-        options.key_space,
-        options.value_size,
-        options.seed,
-    )
+        host: &options.target.host_port(),
+        user: options.user.as_deref(),
+        prefix: &options.prefix,
+        keys: options.key_space,
+        value_size: options.value_size,
+        seed: options.seed,
+    })
 }

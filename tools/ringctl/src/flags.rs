@@ -14,6 +14,8 @@ pub enum Kind {
     Int,
     Uint,
     Time,
+    /// A text that may be given several times.
+    List,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +28,15 @@ pub struct Flag {
     pub placeholder: &'static str,
     /// What help shows as the default; empty for none.
     pub default: &'static str,
+    /// The environment variable that stands in for it; empty for none.
+    pub variable: &'static str,
 }
 
 impl Flag {
+    pub const fn with_variable(self, variable: &'static str) -> Flag {
+        Flag { variable, ..self }
+    }
+
     pub const fn with_default(self, default: &'static str) -> Flag {
         Flag { default, ..self }
     }
@@ -36,7 +44,7 @@ impl Flag {
 
 /// The flag every command has.
 pub const HELP: Flag =
-    Flag { names: &["help", "h"], kind: Kind::Bool, help: "show help", placeholder: "", default: "" };
+    Flag { names: &["help", "h"], kind: Kind::Bool, help: "show help", placeholder: "", default: "", variable: "" };
 
 /// A command line that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +78,7 @@ enum Value {
     Uint(u64),
     /// `None`: negative, which is over before it begins.
     Time(Option<Duration>),
+    List(Vec<String>),
 }
 
 /// The flags that were given, by their first names.
@@ -87,6 +96,11 @@ impl Values {
             Some(Value::Text(text)) if !text.is_empty() => Some(text),
             _ => None,
         }
+    }
+
+    /// Every text of a flag that may be repeated.
+    pub fn list(&self, name: &str) -> &[String] {
+        if let Some(Value::List(texts)) = self.0.get(name) { texts } else { &[] }
     }
 
     /// 0 if it was not given.
@@ -115,27 +129,30 @@ fn name_of(arg: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Moves the flags a command knows, each with the argument after it, before everything else; nothing moves after `--`.
+/// Moves the flags a command knows, each with the argument after it, before everything else. What follows `--` is
+/// taken as it stands, also when it looks like a flag.
 pub fn parse_reordered(flags: &'static [Flag], args: &[String]) -> Result<(Values, Vec<String>), FlagError> {
-    let (mut first, mut rest) = (Vec::new(), Vec::new());
-    let mut value_may_follow = false;
+    let (mut first, mut rest, mut plain) = (Vec::new(), Vec::new(), &[][..]);
+    // The kind of the flag whose value the next argument may be.
+    let mut pending = None;
     for (i, arg) in args.iter().enumerate() {
-        let known = name_of(arg).is_some_and(|name| find(flags, name).is_some());
-        if known {
-            value_may_follow = !arg.contains('=');
+        let known = name_of(arg).and_then(|name| find(flags, name));
+        if let Some(flag) = known {
+            pending = (!arg.contains('=')).then_some(flag.kind);
             first.push(arg.clone());
-        } else if value_may_follow {
-            value_may_follow = false;
-            first.push(arg.clone());
-        } else if arg == "--" {
-            rest.extend_from_slice(&args[i..]);
+        } else if arg == "--" && pending.is_none_or(|kind| kind == Kind::Bool) {
+            plain = &args[i + 1..];
             break;
+        } else if pending.take().is_some() {
+            first.push(arg.clone());
         } else {
             rest.push(arg.clone());
         }
     }
     first.extend(rest);
-    parse(flags, &first)
+    let (values, mut args) = parse(flags, &first)?;
+    args.extend_from_slice(plain);
+    Ok((values, args))
 }
 
 /// Reads flags up to the first argument that is none; returns them and what is left.
@@ -164,7 +181,10 @@ pub fn parse(flags: &'static [Flag], args: &[String]) -> Result<(Values, Vec<Str
                 read(flag.kind, name, value)?
             }
         };
-        values.0.insert(flag.names[0], value);
+        match (values.0.get_mut(flag.names[0]), value) {
+            (Some(Value::List(earlier)), Value::List(more)) => earlier.extend(more),
+            (_, value) => drop(values.0.insert(flag.names[0], value)),
+        }
     }
     Ok((values, args[at..].to_vec()))
 }
@@ -173,6 +193,7 @@ fn read(kind: Kind, name: &str, text: &str) -> Result<Value, FlagError> {
     let invalid = |why| FlagError::Invalid { value: text.to_owned(), flag: name.to_owned(), why };
     match kind {
         Kind::Text => Ok(Value::Text(text.to_owned())),
+        Kind::List => Ok(Value::List(vec![text.to_owned()])),
         Kind::Bool => match text {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Value::Bool(true)),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Value::Bool(false)),
@@ -255,6 +276,25 @@ mod tests {
         assert_eq!((values.int("ttl"), args), (5, words("/a -b")));
         let (_, args) = set("-- /a --ttl").expect("valid");
         assert_eq!(args, words("/a --ttl"));
+        let (values, args) = set("--ttl 5 /a -- -5").expect("a value that looks like a flag");
+        assert_eq!((values.int("ttl"), args), (5, words("/a -5")));
+    }
+
+    #[test]
+    fn a_command_after_two_dashes_keeps_its_own_flags() {
+        let flags = find_command(COMMANDS, "exec-watch").expect("it exists").flags;
+        for text in ["-r /k -- sh -r --after-index", "-r -- /k sh -r --after-index", "/k -r -- sh -r --after-index"] {
+            let (values, args) = parse_reordered(flags, &words(text)).expect(text);
+            assert!(values.is_set("recursive"), "{text}");
+            assert_eq!(args, words("/k sh -r --after-index"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_repeated_flag_keeps_every_value() {
+        let flags = find_command(COMMANDS, "import").expect("it exists").flags;
+        let (values, _) = parse_reordered(flags, &words("--hidden /_a --snap x --hidden /_b")).expect("valid");
+        assert_eq!(values.list("hidden"), words("/_a /_b"));
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::fmt::Write;
 use crate::flags::{Flag, HELP, Kind};
 use crate::table::{Action, COMMANDS, Command, GLOBAL_FLAGS};
 
-const NAME: &str = "ringctl";
+pub const NAME: &str = "ringctl";
+/// What the program is, in one line.
+pub const ABOUT: &str = "A simple command line client for ringd and etcd.";
 
 pub fn version() -> String {
     format!("{NAME} version: {}\nAPI version: 2\n", env!("CARGO_PKG_VERSION"))
@@ -16,7 +18,7 @@ pub fn version() -> String {
 /// `NAME`, `USAGE`, `COMMANDS` and `GLOBAL OPTIONS` of the program.
 pub fn program() -> String {
     let mut out = format!(
-        "NAME:\n   {NAME} - A simple command line client for ringd and etcd.\n\n\
+        "NAME:\n   {NAME} - {ABOUT}\n\n\
          USAGE:\n   {NAME} [global options] command [command options] [arguments...]\n\n\
          VERSION:\n   {}\n\nCOMMANDS:\n",
         env!("CARGO_PKG_VERSION")

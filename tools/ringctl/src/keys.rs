@@ -4,13 +4,10 @@
 //! Always: arguments are checked after the client has been made, so that an unreachable cluster is reported first.
 
 use std::io::Read;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use ringd_client::{Client, ClientError, Condition, GetOptions, Node, Response, SetOptions};
-use signal_hook::consts::SIGINT;
 
-use crate::{Exit, Invocation, Outcome, connect, output};
+use crate::{Exit, Invocation, Outcome, connect, exec_watch, output};
 
 const SIMPLE: &str = "simple";
 
@@ -174,11 +171,7 @@ fn list(node: &Node, mark_directories: bool, text: &mut String) {
 }
 
 pub fn watch(call: &Invocation) -> Outcome {
-    // Whoever interrupts a watch has seen enough: that is success. The handler does nothing but leave.
-    let always = Arc::new(AtomicBool::new(true));
-    if let Err(e) = signal_hook::flag::register_conditional_shutdown(SIGINT, 0, always) {
-        return Err(output::refuse(&format!("cannot handle interrupts: {e}")));
-    }
+    exec_watch::interrupt_is_success()?;
     let mut client = call.client()?;
     let recursive = call.flags.is_set("recursive");
     let mut watch = client.watch(call.key()?, call.flags.uint("after-index"), recursive);

@@ -4,12 +4,20 @@
 //! `ringd-client`. Always: results go to standard output, everything else to standard error; what a script can observe
 //! of etcdctl (text, stream, code) is the same here.
 
+mod auth;
+mod backup;
+mod completion;
 mod connect;
+mod discover;
+mod exec_watch;
 mod flags;
 mod help;
+mod import;
 mod keys;
+mod member;
 mod output;
 mod table;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -27,6 +35,8 @@ pub enum Exit {
     NoTopic = 3,
     /// The server refused, or no endpoint answered the command itself.
     Server = 4,
+    /// A member of the cluster is not healthy.
+    NotHealthy = 5,
 }
 
 /// What a command is given.
@@ -38,11 +48,30 @@ pub struct Invocation {
 
 type Outcome = Result<(), Exit>;
 
+/// Which of etcd's APIs is asked for; the same variable as etcdctl's.
+const API_VARIABLE: &str = "ETCDCTL_API";
+
 fn main() -> ExitCode {
+    if let Some(refusal) = std::env::var_os(API_VARIABLE).and_then(|api| refused_api(&api.to_string_lossy())) {
+        eprintln!("{refusal}");
+        return ExitCode::from(Exit::BadArguments as u8);
+    }
     let args: Vec<String> = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => ExitCode::from(exit as u8),
+    }
+}
+
+/// Why this program does not speak the API asked for; nothing for API 2.
+fn refused_api(api: &str) -> Option<String> {
+    match api {
+        "" | "2" => None,
+        "3" => Some(format!(
+            "ringctl: {API_VARIABLE}=3 is not available in this version, which speaks API 2 only; \
+             unset {API_VARIABLE} or set it to 2, or use etcd's own etcdctl with a server that has API 3"
+        )),
+        other => Some(format!("unsupported API version {other}")),
     }
 }
 
@@ -79,7 +108,7 @@ fn dispatch(parents: &mut Vec<&'static str>, command: &'static Command, globals:
     let parsed = match command.action {
         // What follows the name of an inner command belongs to that command.
         Action::Group(_) => flags::parse(command.flags, args),
-        Action::Run(_) | Action::Later => flags::parse_reordered(command.flags, args),
+        Action::Run(_) => flags::parse_reordered(command.flags, args),
     };
     let (flags, args) = parsed.map_err(|error| {
         output::print(&format!("Incorrect Usage: {error}\n\n{}", help::command(parents, command)));
@@ -91,14 +120,21 @@ fn dispatch(parents: &mut Vec<&'static str>, command: &'static Command, globals:
     }
     match command.action {
         Action::Run(function) => function(&Invocation { globals, flags, args }),
-        Action::Later => {
-            let path = parents.iter().copied().chain([command.name]).collect::<Vec<_>>().join(" ");
-            eprintln!("ringctl: `{path}` is not available in this version");
-            Err(Exit::BadArguments)
-        }
         Action::Group(commands) => match args.split_first() {
             None => {
                 output::print(&help::command(parents, command));
+                Ok(())
+            }
+            Some((name, rest)) if matches!(name.as_str(), "help" | "h") => {
+                let topic = rest.first().map(|topic| table::find(commands, topic).ok_or_else(|| unknown(topic)));
+                let text = match topic.transpose()? {
+                    None => help::command(parents, command),
+                    Some(inner) => {
+                        parents.push(command.name);
+                        help::command(parents, inner)
+                    }
+                };
+                output::print(&text);
                 Ok(())
             }
             Some((name, rest)) => {
@@ -118,4 +154,16 @@ fn fail(error: &FlagError) -> Exit {
 fn unknown(topic: &str) -> Exit {
     eprintln!("No help topic for '{topic}'");
     Exit::NoTopic
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_3_is_refused_with_a_way_out() {
+        assert!(refused_api("").is_none() && refused_api("2").is_none());
+        assert!(refused_api("3").is_some_and(|text| text.contains("not available") && text.contains("set it to 2")));
+        assert_eq!(refused_api("5").as_deref(), Some("unsupported API version 5"));
+    }
 }

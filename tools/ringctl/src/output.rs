@@ -5,9 +5,10 @@
 
 use std::io::{self, Write};
 
-use ringd_client::{ClientError, Node, Response};
+use ringd_client::{ClientError, Failure, Node, Response};
 
-use crate::Exit;
+use crate::terminal::{Paint, paint_error};
+use crate::{Exit, Invocation, terminal};
 
 /// Prints `text` to standard output.
 pub fn print(text: &str) {
@@ -23,16 +24,48 @@ pub fn print(text: &str) {
 
 /// Reports `error` and gives back `exit`.
 pub fn error(error: &ClientError, exit: Exit) -> Exit {
-    eprintln!("Error:  {error}");
+    eprintln!("{}  {error}", paint_error("Error:", Paint::Bad));
     if let Some(detail) = error.detail() {
-        eprintln!("\n{detail}");
+        eprintln!("{detail}");
+    }
+    if let (true, Some(hint)) = (terminal::person_reads_errors(), hint(error)) {
+        eprintln!("{hint}");
     }
     exit
 }
 
+/// What a person can do next. Scripts compare the text before it, so they never see this.
+fn hint(error: &ClientError) -> Option<&'static str> {
+    match error {
+        ClientError::Unavailable(failures) if failures.iter().all(|f| matches!(f, Failure::Lookup { .. })) => {
+            Some("Check the host names given with --endpoints (or ETCDCTL_ENDPOINTS).")
+        }
+        ClientError::Unavailable(failures) if failures.iter().any(|f| matches!(f, Failure::NoLeader { .. })) => {
+            Some("The cluster has no leader: see which members run with `ringctl cluster-health`.")
+        }
+        ClientError::Unavailable(_) => Some(
+            "No endpoint answered. Is the server running, and is --endpoints (or ETCDCTL_ENDPOINTS) its client URL?\n\
+             A member that publishes another URL than the one given needs --no-sync.",
+        ),
+        ClientError::Deadline => Some("No answer in time: --timeout and --total-timeout say how long to wait."),
+        _ => None,
+    }
+}
+
+/// Says why, without `Error:`, as the commands on members, users and roles do.
+pub fn say(why: &(impl std::fmt::Display + ?Sized)) -> Exit {
+    eprintln!("{why}");
+    Exit::BadArguments
+}
+
+/// Refuses arguments of a command that takes none.
+pub fn no_arguments(call: &Invocation) -> Result<(), Exit> {
+    if call.args.is_empty() { Ok(()) } else { Err(say("No arguments accepted")) }
+}
+
 /// A refusal made on this side.
 pub fn refuse(why: &str) -> Exit {
-    eprintln!("Error:  {why}");
+    eprintln!("{}  {why}", paint_error("Error:", Paint::Bad));
     Exit::BadArguments
 }
 

@@ -4,7 +4,7 @@
 //! name is the one the code asks for.
 
 use crate::flags::{Flag, Kind};
-use crate::{Invocation, Outcome, keys};
+use crate::{Invocation, Outcome, auth, backup, completion, exec_watch, import, keys, member};
 
 pub struct Command {
     pub name: &'static str,
@@ -19,8 +19,6 @@ pub struct Command {
 
 pub enum Action {
     Run(fn(&Invocation) -> Outcome),
-    /// Known, but not built yet.
-    Later,
     Group(&'static [Command]),
 }
 
@@ -30,12 +28,13 @@ pub fn find(commands: &'static [Command], name: &str) -> Option<&'static Command
 }
 
 const fn flag(names: &'static [&'static str], kind: Kind, help: &'static str) -> Flag {
-    Flag { names, kind, help, placeholder: "value", default: "" }
+    Flag { names, kind, help, placeholder: "value", default: "", variable: "" }
 }
 
 const TTL: Flag = flag(&["ttl"], Kind::Int, "key time-to-live in seconds").with_default("0");
 const SORT: Flag = flag(&["sort"], Kind::Bool, "returns result in sorted order");
-const QUORUM: Flag = flag(&["quorum", "q"], Kind::Bool, "require quorum for get request");
+/// `--consistent` is what etcd's tutorials call it.
+const QUORUM: Flag = flag(&["quorum", "q", "consistent"], Kind::Bool, "require quorum for get request");
 const AFTER_INDEX: Flag = flag(&["after-index"], Kind::Uint, "watch after the given index").with_default("0");
 
 pub const GLOBAL_FLAGS: &[Flag] = &[
@@ -47,17 +46,25 @@ pub const GLOBAL_FLAGS: &[Flag] = &[
         help: "output response in the given format (simple, `extended` or `json`)",
         placeholder: "simple",
         default: "\"simple\"",
+        variable: "",
     },
-    flag(&["discovery-srv", "D"], Kind::Text, "domain name to query for SRV records describing cluster endpoints"),
+    flag(&["discovery-srv", "D"], Kind::Text, "domain name to query for SRV records describing cluster endpoints")
+        .with_variable("ETCDCTL_DISCOVERY_SRV"),
     flag(&["insecure-discovery"], Kind::Bool, "accept insecure SRV records describing cluster endpoints"),
-    flag(&["peers", "C"], Kind::Text, "DEPRECATED - \"--endpoints\" should be used instead"),
-    flag(&["endpoint"], Kind::Text, "DEPRECATED - \"--endpoints\" should be used instead"),
+    flag(&["peers", "C"], Kind::Text, "DEPRECATED - \"--endpoints\" should be used instead")
+        .with_variable("ETCDCTL_PEERS"),
+    flag(&["endpoint"], Kind::Text, "DEPRECATED - \"--endpoints\" should be used instead")
+        .with_variable("ETCDCTL_ENDPOINT"),
     flag(&["endpoints"], Kind::Text, "a comma-delimited list of machine addresses in the cluster")
-        .with_default("\"http://127.0.0.1:2379,http://127.0.0.1:4001\""),
-    flag(&["cert-file"], Kind::Text, "identify HTTPS client using this SSL certificate file"),
-    flag(&["key-file"], Kind::Text, "identify HTTPS client using this SSL key file"),
-    flag(&["ca-file"], Kind::Text, "verify certificates of HTTPS-enabled servers using this CA bundle"),
-    flag(&["username", "u"], Kind::Text, "provide username[:password] and prompt if password is not supplied."),
+        .with_default("\"http://127.0.0.1:2379,http://127.0.0.1:4001\"")
+        .with_variable("ETCDCTL_ENDPOINTS"),
+    flag(&["cert-file"], Kind::Text, "identify HTTPS client using this SSL certificate file")
+        .with_variable("ETCDCTL_CERT_FILE"),
+    flag(&["key-file"], Kind::Text, "identify HTTPS client using this SSL key file").with_variable("ETCDCTL_KEY_FILE"),
+    flag(&["ca-file"], Kind::Text, "verify certificates of HTTPS-enabled servers using this CA bundle")
+        .with_variable("ETCDCTL_CA_FILE"),
+    flag(&["username", "u"], Kind::Text, "provide username[:password] and prompt if password is not supplied.")
+        .with_variable("ETCDCTL_USERNAME"),
     flag(&["timeout"], Kind::Time, "connection timeout per request").with_default("2s"),
     flag(&["total-timeout"], Kind::Time, "timeout for the command execution (except watch)").with_default("5s"),
     flag(&["help", "h"], Kind::Bool, "show help"),
@@ -66,10 +73,6 @@ pub const GLOBAL_FLAGS: &[Flag] = &[
 
 const fn command(name: &'static str, summary: &'static str, arguments: &'static str, action: Action) -> Command {
     Command { name, summary, arguments, description: "", flags: &[], action }
-}
-
-const fn later(name: &'static str, summary: &'static str, arguments: &'static str) -> Command {
-    command(name, summary, arguments, Action::Later)
 }
 
 impl Command {
@@ -89,19 +92,28 @@ const SET_DESCRIPTION: &str = "Set sets the value of a key.
 
    $ set -- <key> <value>";
 
+const IMPORT_DESCRIPTION: &str = "The snapshot is one of
+
+   - what etcd 0.4 gives at /v2/migration/snapshot, or the store inside a later snapshot (JSON),
+   - the answer to a recursive read (curl http://HOST:2379/v2/keys/?recursive=true),
+   - a snapshot of ringd (<data-dir>/member/snap/*.snap).
+
+   Keys that are there already are overwritten. A time to live below 300 seconds is set to 300 seconds.";
+
+const COMPLETION_DESCRIPTION: &str = "bash: source <(ringctl completion bash)
+   zsh:  ringctl completion zsh > \"${fpath[1]}/_ringctl\"
+   fish: ringctl completion fish > ~/.config/fish/completions/ringctl.fish";
+
 pub const COMMANDS: &[Command] = &[
-    later("backup", "backup an etcd directory", "").with_flags(&[
+    command("backup", "backup an etcd directory", "", Action::Run(backup::run)).with_flags(&[
         flag(&["data-dir"], Kind::Text, "Path to the etcd data dir"),
         flag(&["wal-dir"], Kind::Text, "Path to the etcd wal dir"),
         flag(&["backup-dir"], Kind::Text, "Path to the backup dir"),
         flag(&["backup-wal-dir"], Kind::Text, "Path to the backup wal dir"),
         flag(&["with-v3"], Kind::Bool, "Backup v3 backend data"),
     ]),
-    later("cluster-health", "check the health of the etcd cluster", "").with_flags(&[flag(
-        &["forever", "f"],
-        Kind::Bool,
-        "forever check the health every 10 second until CTRL+C",
-    )]),
+    command("cluster-health", "check the health of the etcd cluster", "", Action::Run(member::health))
+        .with_flags(&[flag(&["forever", "f"], Kind::Bool, "forever check the health every 10 second until CTRL+C")]),
     command("mk", "make a new key with a given value", "<key> <value>", Action::Run(keys::mk))
         .with_flags(&[flag(&["in-order"], Kind::Bool, "create in-order key under directory <key>"), TTL]),
     command("mkdir", "make a new directory", "<key>", Action::Run(keys::mkdir)).with_flags(&[TTL]),
@@ -142,31 +154,56 @@ pub const COMMANDS: &[Command] = &[
         AFTER_INDEX,
         flag(&["recursive", "r"], Kind::Bool, "returns all values for key and child keys"),
     ]),
-    later("exec-watch", "watch a key for changes and exec an executable", "<key> <command> [args...]")
-        .with_flags(&[AFTER_INDEX, flag(&["recursive", "r"], Kind::Bool, "watch all values for key and child keys")]),
+    command(
+        "exec-watch",
+        "watch a key for changes and exec an executable",
+        "<key> <command> [args...]",
+        Action::Run(exec_watch::run),
+    )
+    .with_flags(&[AFTER_INDEX, flag(&["recursive", "r"], Kind::Bool, "watch all values for key and child keys")]),
     command("member", "member add, remove and list subcommands", "", Action::Group(MEMBER)),
     command("user", "user add, grant and revoke subcommands", "", Action::Group(USER)),
     command("role", "role add, grant and revoke subcommands", "", Action::Group(ROLE)),
     command("auth", "overall auth controls", "", Action::Group(AUTH)),
+    command("import", "import a snapshot to a cluster", "", Action::Run(import::run))
+        .with_flags(&[
+            flag(&["snap"], Kind::Text, "Path to the snapshot"),
+            flag(&["hidden"], Kind::List, "Hidden key spaces to import from snapshot"),
+            flag(&["c"], Kind::Int, "Number of concurrent clients to import the data").with_default("10"),
+        ])
+        .with_description(IMPORT_DESCRIPTION),
+    command(
+        "completion",
+        "print a script that completes commands and flags",
+        "<bash|zsh|fish>",
+        Action::Run(completion::completion),
+    )
+    .with_description(COMPLETION_DESCRIPTION),
+    command("man", "print the manual page", "", Action::Run(completion::man)),
 ];
 
 const MEMBER: &[Command] = &[
-    later("list", "enumerate existing cluster members", ""),
-    later("add", "add a new member to the etcd cluster", "<name> <peerURL>"),
-    later("remove", "remove an existing member from the etcd cluster", "<memberID>"),
-    later("update", "update an existing member in the etcd cluster", "<memberID> <peerURLs>"),
+    command("list", "enumerate existing cluster members", "", Action::Run(member::list)),
+    command("add", "add a new member to the etcd cluster", "<name> <peerURL>", Action::Run(member::add)),
+    command("remove", "remove an existing member from the etcd cluster", "<memberID>", Action::Run(member::remove)),
+    command(
+        "update",
+        "update an existing member in the etcd cluster",
+        "<memberID> <peerURLs>",
+        Action::Run(member::update),
+    ),
 ];
 
 const ROLES: Flag = flag(&["roles"], Kind::Text, "List of roles to grant or revoke");
 
 const USER: &[Command] = &[
-    later("add", "add a new user for the etcd cluster", "<user>"),
-    later("get", "get details for a user", "<user>"),
-    later("list", "list all current users", ""),
-    later("remove", "remove a user for the etcd cluster", "<user>"),
-    later("grant", "grant roles to an etcd user", "<user>").with_flags(&[ROLES]),
-    later("revoke", "revoke roles for an etcd user", "<user>").with_flags(&[ROLES]),
-    later("passwd", "change password for a user", "<user>"),
+    command("add", "add a new user for the etcd cluster", "<user>", Action::Run(auth::user_add)),
+    command("get", "get details for a user", "<user>", Action::Run(auth::user_get)),
+    command("list", "list all current users", "", Action::Run(auth::user_list)),
+    command("remove", "remove a user for the etcd cluster", "<user>", Action::Run(auth::user_remove)),
+    command("grant", "grant roles to an etcd user", "<user>", Action::Run(auth::user_grant)).with_flags(&[ROLES]),
+    command("revoke", "revoke roles for an etcd user", "<user>", Action::Run(auth::user_revoke)).with_flags(&[ROLES]),
+    command("passwd", "change password for a user", "<user>", Action::Run(auth::user_passwd)),
 ];
 
 const PERMISSIONS: &[Flag] = &[
@@ -177,16 +214,20 @@ const PERMISSIONS: &[Flag] = &[
 ];
 
 const ROLE: &[Command] = &[
-    later("add", "add a new role for the etcd cluster", "<role>"),
-    later("get", "get details for a role", "<role>"),
-    later("list", "list all roles", ""),
-    later("remove", "remove a role from the etcd cluster", "<role>"),
-    later("grant", "grant path matches to an etcd role", "<role>").with_flags(PERMISSIONS),
-    later("revoke", "revoke path matches for an etcd role", "<role>").with_flags(PERMISSIONS),
+    command("add", "add a new role for the etcd cluster", "<role>", Action::Run(auth::role_add)),
+    command("get", "get details for a role", "<role>", Action::Run(auth::role_get)),
+    command("list", "list all roles", "", Action::Run(auth::role_list)),
+    command("remove", "remove a role from the etcd cluster", "<role>", Action::Run(auth::role_remove)),
+    command("grant", "grant path matches to an etcd role", "<role>", Action::Run(auth::role_grant))
+        .with_flags(PERMISSIONS),
+    command("revoke", "revoke path matches for an etcd role", "<role>", Action::Run(auth::role_revoke))
+        .with_flags(PERMISSIONS),
 ];
 
-const AUTH: &[Command] =
-    &[later("enable", "enable auth access controls", ""), later("disable", "disable auth access controls", "")];
+const AUTH: &[Command] = &[
+    command("enable", "enable auth access controls", "", Action::Run(auth::enable)),
+    command("disable", "disable auth access controls", "", Action::Run(auth::disable)),
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! One record or snapshot item as a JSON object; the text form is made from the same object, so both say the same.
 
 use ringd_storage::codec::{self, CodecError};
+use ringd_storage::conf_change::{self, ConfChange};
 use ringd_storage::ids::{EtcdIndex, UnixNanos};
 use ringd_storage::payload::{
     AuthRecord, AuthWrite, Command, EventNode, EventRecord, ItemClass, KeyWrite, MemberRecord, NodeRecord,
@@ -9,7 +10,6 @@ use ringd_storage::payload::{
 use ringd_storage::record::{EntryKind, EntryRef, Record};
 use serde_json::{Map, Value, json};
 
-use crate::conf_change::{self, ConfChange};
 use crate::text::{escape, hex, instant, put_bytes};
 
 type Object = Map<String, Value>;

@@ -5,7 +5,6 @@
 //!
 //! Exit codes: 0 fine, 1 damage found, 2 wrong arguments or unreadable path.
 
-mod conf_change;
 mod describe;
 mod dump;
 mod source;

@@ -12,6 +12,7 @@ pub struct Change {
 
 impl Change {
     /// The kind in words.
+    #[must_use]
     pub fn kind_name(&self) -> &'static str {
         match self.kind {
             0 => "add",
@@ -80,7 +81,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// A `ConfChange` that makes `node` a voter.
+#[must_use]
+pub fn encode_add(node: u64, context: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x18]; // field 3, a number; the kind is 0 and so left out
+    put_varint(&mut bytes, node);
+    bytes.push(0x22); // field 4, bytes
+    put_varint(&mut bytes, context.len() as u64);
+    bytes.extend_from_slice(context);
+    bytes
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
 /// Reads a `ConfChange`; `None` for malformed bytes.
+#[must_use]
 pub fn decode_v1(bytes: &[u8]) -> Option<ConfChange<'_>> {
     let (mut change, mut context) = (Change::default(), &[][..]);
     let mut reader = Reader(bytes);
@@ -96,6 +117,7 @@ pub fn decode_v1(bytes: &[u8]) -> Option<ConfChange<'_>> {
 }
 
 /// Reads a `ConfChangeV2`; `None` for malformed bytes.
+#[must_use]
 pub fn decode_v2(bytes: &[u8]) -> Option<ConfChange<'_>> {
     let mut found = ConfChange::default();
     let mut reader = Reader(bytes);
@@ -135,6 +157,16 @@ mod tests {
         let change = decode_v2(&bytes).unwrap();
         assert_eq!(change.changes, [Change { kind: 1, node: 7 }, Change { kind: 0, node: 9 }]);
         assert_eq!(change.context, b"c");
+    }
+
+    #[test]
+    fn an_added_voter_reads_back() {
+        let node = u64::MAX - 300;
+        let bytes = encode_add(node, &[7; 200]);
+        assert_eq!(
+            decode_v1(&bytes).unwrap(),
+            ConfChange { changes: vec![Change { kind: 0, node }], context: &[7; 200] }
+        );
     }
 
     #[test]
