@@ -417,9 +417,7 @@ impl World {
                 }
                 Some(Op::Swap(*wanted, value))
             }
-            (Ask::Remove(_) | Ask::RemoveIf(..), Reply::Done { prev: before, .. }) => {
-                prev(before).map(Op::Remove)
-            }
+            (Ask::Remove(_) | Ask::RemoveIf(..), Reply::Done { prev: before, .. }) => prev(before).map(Op::Remove),
             (Ask::Set(_), Reply::Unknown) => Some(Op::MaybeSet(value)),
             (Ask::Create(_), Reply::Unknown) => Some(Op::MaybeCreate(value)),
             (Ask::Swap(_, wanted) | Ask::SwapAt(_, wanted, _), Reply::Unknown) => Some(Op::MaybeSwap(*wanted, value)),

@@ -219,7 +219,7 @@ impl World {
         let members = process.node.members().len();
         let near = |progress: &ringd::core::status::Progress| progress.matched >= status.committed;
         status.progress.len() == members
-            && status.progress.iter().filter(|progress| near(progress)).count() >= members / 2 + 1
+            && status.progress.iter().filter(|progress| near(progress)).count() > members / 2
             && status.progress.iter().all(|progress| process.node.is_voter(progress.id))
     }
 

@@ -29,8 +29,8 @@ use ringd_storage::prepare::{Retired, discard, prepare_spare};
 use ringd_storage::record::Record;
 use ringd_storage::recover::{holds_wal, note_empty_start, recover};
 use ringd_storage::snapshot::{Publish, SnapshotMeta, SnapshotReader, SnapshotWriter, retain, snapshot_name};
-use ringd_storage::walk::WalkError;
 use ringd_storage::wal::{AppendError, SyncStep, SyncTicket, Wal, WalOptions};
+use ringd_storage::walk::WalkError;
 
 use crate::disk::Disk;
 use crate::event::Life;

@@ -118,7 +118,13 @@ fn report(outcome: &Outcome, shrinks: bool) {
         let without = if off == 0 { String::new() } else { format!(" --without {}", names(off)) };
         format!("ringsim --seed {}{without} --trace", outcome.seed)
     };
-    eprintln!("seed {} at {:.3} s: {:?}: {}", outcome.seed, failure.at as f64 / SECOND as f64, failure.class, failure.what);
+    eprintln!(
+        "seed {} at {:.3} s: {:?}: {}",
+        outcome.seed,
+        failure.at as f64 / SECOND as f64,
+        failure.class,
+        failure.what
+    );
     eprintln!("  commit {}, replay with: {}", commit(), replay(outcome.off));
     if shrinks {
         let least = shrink(outcome.seed, failure.class, outcome.off);

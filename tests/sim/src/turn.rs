@@ -381,12 +381,9 @@ impl World {
                 let deadline = event.node().expires_at.map(ringd_storage::ids::UnixNanos::get);
                 Reply::Done { host, index: event.index.get(), key: event.key().to_vec(), prev, deadline }
             }
-            Outcome::Refused(error) => Reply::Refused {
-                host,
-                code: error.code as u16,
-                cause: error.cause.clone(),
-                index: error.index.get(),
-            },
+            Outcome::Refused(error) => {
+                Reply::Refused { host, code: error.code as u16, cause: error.cause.clone(), index: error.index.get() }
+            }
             Outcome::Auth(result) => Reply::Auth(result.is_ok()),
             Outcome::Members(result) => Reply::Auth(result.is_ok()),
             Outcome::Failed(failure) => match failure {

@@ -291,7 +291,10 @@ impl World {
                 if self.amnesic == Some(host) || self.trouble[at].damaged.is_some() {
                     self.trouble[at].refused = true;
                 } else {
-                    self.fail(Class::Correctness, format!("host {host} refuses its disk, which nothing damaged: {why}"));
+                    self.fail(
+                        Class::Correctness,
+                        format!("host {host} refuses its disk, which nothing damaged: {why}"),
+                    );
                 }
             }
         }

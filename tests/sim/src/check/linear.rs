@@ -4,7 +4,7 @@
 //! never. Must hold: a history is accepted only if some order of its operations explains every answer and respects
 //! real time.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Verdict;
 
@@ -65,9 +65,7 @@ impl Op {
             Self::MaybeSet(value) => Some(Some(value)),
             Self::MaybeCreate(value) => Some(if state.is_none() { Some(value) } else { state }),
             Self::MaybeSwap(wanted, value) => Some(if state == Some(wanted) { Some(value) } else { state }),
-            Self::MaybeRemove(wanted) => {
-                Some(if wanted.is_none() || wanted == state { None } else { state })
-            }
+            Self::MaybeRemove(wanted) => Some(if wanted.is_none() || wanted == state { None } else { state }),
         }
     }
 
@@ -103,21 +101,21 @@ pub fn check(calls: &[Call]) -> Verdict {
     // An open write whose value nobody ever saw need not have happened: every answer names the value it found, so had
     // it come between two answers, one of them would show it, or the next write replaced it unseen, and then it makes
     // no difference. Open removals and swaps may be needed and stay.
-    let seen: HashSet<Value> = calls
+    let seen: BTreeSet<Value> = calls
         .iter()
-        .flat_map(|call| call.op.saw().into_iter().chain(match call.op {
-            Op::MaybeSwap(wanted, _) => Some(wanted),
-            Op::MaybeRemove(wanted) => wanted,
-            _ => None,
-        }))
+        .flat_map(|call| {
+            call.op.saw().into_iter().chain(match call.op {
+                Op::MaybeSwap(wanted, _) => Some(wanted),
+                Op::MaybeRemove(wanted) => wanted,
+                _ => None,
+            })
+        })
         .collect();
-    let mut calls: Vec<Call> = calls
-        .iter()
-        .copied()
-        .filter(|call| call.op.writes().is_none_or(|value| seen.contains(&value)))
-        .collect();
+    let mut calls: Vec<Call> =
+        calls.iter().copied().filter(|call| call.op.writes().is_none_or(|value| seen.contains(&value))).collect();
     calls.sort_by_key(|call| (call.begun, call.ended));
-    let mut search = Search { calls: &calls, done: vec![0; calls.len().div_ceil(64)], tried: HashSet::new(), steps: 0 };
+    let mut search =
+        Search { calls: &calls, done: vec![0; calls.len().div_ceil(64)], tried: BTreeSet::new(), steps: 0 };
     let mut required = calls.iter().filter(|call| !call.op.is_open()).count();
     if search.explain(None, 0, &mut required) || search.steps >= STEPS_MAX {
         return Ok(());
@@ -134,7 +132,7 @@ fn summary(calls: &[Call]) -> String {
 struct Search<'a> {
     calls: &'a [Call],
     done: Vec<u64>,
-    tried: HashSet<(Vec<u64>, Option<Value>)>,
+    tried: BTreeSet<(Vec<u64>, Option<Value>)>,
     steps: u64,
 }
 
@@ -220,9 +218,9 @@ impl Histories {
     /// # Errors
     /// The first key whose history nothing explains.
     pub fn check(&self) -> Verdict {
-        self.keys
-            .iter()
-            .try_for_each(|(key, calls)| check(calls).map_err(|problem| format!("key {key} is not linearizable: {problem}")))
+        self.keys.iter().try_for_each(|(key, calls)| {
+            check(calls).map_err(|problem| format!("key {key} is not linearizable: {problem}"))
+        })
     }
 }
 
@@ -242,9 +240,19 @@ mod tests {
             &[call(1, 3, Op::Set(5, None)), call(4, 6, Op::Read(Some(5))), call(2, 9, Op::Set(6, Some(5)))],
             &[call(1, NEVER, Op::MaybeSet(5)), call(9, 10, Op::Read(None)), call(11, 12, Op::Read(Some(5)))],
             &[call(1, 9, Op::Set(5, None)), call(2, 3, Op::Read(None)), call(2, 4, Op::Read(Some(5)))],
-            &[call(1, 2, Op::Create(1)), call(3, NEVER, Op::MaybeRemove(None)), call(5, 6, Op::Read(Some(1))), call(7, 8, Op::Missed)],
+            &[
+                call(1, 2, Op::Create(1)),
+                call(3, NEVER, Op::MaybeRemove(None)),
+                call(5, 6, Op::Read(Some(1))),
+                call(7, 8, Op::Missed),
+            ],
             &[call(1, 2, Op::Set(1, None)), call(3, NEVER, Op::MaybeSwap(1, 2)), call(4, 5, Op::Unequal(1, 2))],
-            &[call(1, 10, Op::Set(1, Some(2))), call(1, 10, Op::Set(2, Some(3))), call(1, 10, Op::Set(3, None)), call(11, 12, Op::Read(Some(1)))],
+            &[
+                call(1, 10, Op::Set(1, Some(2))),
+                call(1, 10, Op::Set(2, Some(3))),
+                call(1, 10, Op::Set(3, None)),
+                call(11, 12, Op::Read(Some(1))),
+            ],
         ];
         for history in good {
             check(history).unwrap();
@@ -254,18 +262,35 @@ mod tests {
     #[test]
     fn bad_histories_are_rejected() {
         let bad: &[(&str, &[Call])] = &[
-            ("a stale read", &[call(1, 2, Op::Set(1, None)), call(3, 4, Op::Set(2, Some(1))), call(5, 6, Op::Read(Some(1)))]),
+            (
+                "a stale read",
+                &[call(1, 2, Op::Set(1, None)), call(3, 4, Op::Set(2, Some(1))), call(5, 6, Op::Read(Some(1)))],
+            ),
             ("a lost write", &[call(1, 2, Op::Set(1, None)), call(3, 4, Op::Read(None))]),
             ("a value from nowhere", &[call(1, 2, Op::Read(Some(9)))]),
             ("a value from the future", &[call(1, 2, Op::Read(Some(1))), call(3, 4, Op::Set(1, None))]),
-            ("reads that go back", &[call(1, NEVER, Op::MaybeSet(1)), call(2, 3, Op::Read(Some(1))), call(4, 5, Op::Read(None))]),
-            ("two swaps of one value", &[call(1, 2, Op::Set(1, None)), call(3, 9, Op::Swap(1, 2)), call(3, 9, Op::Swap(1, 3))]),
+            (
+                "reads that go back",
+                &[call(1, NEVER, Op::MaybeSet(1)), call(2, 3, Op::Read(Some(1))), call(4, 5, Op::Read(None))],
+            ),
+            (
+                "two swaps of one value",
+                &[call(1, 2, Op::Set(1, None)), call(3, 9, Op::Swap(1, 2)), call(3, 9, Op::Swap(1, 3))],
+            ),
             ("two creates", &[call(1, 2, Op::Create(1)), call(3, 4, Op::Create(2))]),
-            ("a write that happened twice", &[
-                call(1, 2, Op::Set(1, None)), call(3, 4, Op::Set(2, Some(1))), call(5, 6, Op::Read(Some(2))),
-                call(7, 8, Op::Set(3, Some(1))),
-            ]),
-            ("a removal that left it", &[call(1, 2, Op::Set(1, None)), call(3, 4, Op::Remove(1)), call(5, 6, Op::Read(Some(1)))]),
+            (
+                "a write that happened twice",
+                &[
+                    call(1, 2, Op::Set(1, None)),
+                    call(3, 4, Op::Set(2, Some(1))),
+                    call(5, 6, Op::Read(Some(2))),
+                    call(7, 8, Op::Set(3, Some(1))),
+                ],
+            ),
+            (
+                "a removal that left it",
+                &[call(1, 2, Op::Set(1, None)), call(3, 4, Op::Remove(1)), call(5, 6, Op::Read(Some(1)))],
+            ),
         ];
         for (name, history) in bad {
             assert!(check(history).is_err(), "{name} was not noticed");

@@ -66,9 +66,11 @@ impl Deadlines {
                 "{key} expired at index {index} by clock {at}, and index {} promised {deadline}",
                 last.index
             )),
-            Some(_) if now + differ < last.asked + last.lasts => {
-                Err(format!("{key} expired at true time {now}, {} ns after it was asked for {} ns", now - last.asked, last.lasts))
-            }
+            Some(_) if now + differ < last.asked + last.lasts => Err(format!(
+                "{key} expired at true time {now}, {} ns after it was asked for {} ns",
+                now - last.asked,
+                last.lasts
+            )),
             Some(_) => Ok(()),
         }
     }

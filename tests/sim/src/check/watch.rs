@@ -27,7 +27,8 @@ pub struct Stretch {
 
 impl Stretch {
     fn matches(&self, key: &[u8]) -> bool {
-        let below = self.path == b"/" || key.strip_prefix(self.path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"));
+        let below =
+            self.path == b"/" || key.strip_prefix(self.path.as_slice()).is_some_and(|rest| rest.starts_with(b"/"));
         key == self.path || self.recursive && below
     }
 
