@@ -51,7 +51,7 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ("hickory_resolver", &["src/shell/srv.rs"], "names are looked up on threads of their own"),
     ("prometheus", &["src/metrics"], "counting must not depend on how it is shown"),
     ("tracing_subscriber", &["src/main.rs"], "only the program decides where the log goes"),
-    ("clap", &["src/config", "benches/", "tools/"], "flags are read in config"),
+    ("clap", &["src/config", "benches/", "tools/", "tests/sim/src/main.rs"], "flags are read in config"),
     ("bincode", &["storage/src/codec.rs"], "one module, so that it can be replaced"),
 ];
 

@@ -41,7 +41,8 @@ impl Append {
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let marker = self.replaces_log.map(|marker| Record::SnapshotMarker { marker, replaces_log: true });
         let entries = self.entries.iter().map(|entry| Record::Entry(entry_ref(entry)));
-        let hard_state = self.hard_state.as_ref().filter(|_| !mutation::is_on(Mutation::DropHardState));
+        let hard_state =
+            self.hard_state.as_ref().filter(|_| self.ready.0 == 0 || !mutation::is_on(Mutation::DropHardState));
         let hard_state = hard_state.map(|state| {
             Record::HardState(StoredHardState {
                 term: Term::new(state.term),

@@ -378,7 +378,7 @@ fn a_leader_whose_disk_stalls_hands_over_and_the_cluster_goes_on() {
         let written = cluster.request(1, "PUT", &format!("/v2/keys/slow/{number}"), "value=1");
         written.filter(|answer| answer.status == 201).map(|_| Instant::now())
     };
-    let before = (0..20).filter_map(write).last().expect("writes are taken");
+    let before = (0..20).filter_map(write).fold(None, |_, written| Some(written)).expect("writes are taken");
     disk::lock(&machine.platter).flush_time = STALL;
     let m0 = cluster.member_id(1, "m0").expect("m0 is a member");
     let (mut last, mut longest) = (before, Duration::ZERO);

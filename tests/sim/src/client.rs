@@ -254,7 +254,7 @@ impl World {
                 return;
             }
             Ask::Local(_) => {
-                self.read_now(host, token, false);
+                self.read_now(host, token);
                 return;
             }
             Ask::User => {
@@ -305,16 +305,19 @@ impl World {
     }
 
     /// Answers a read from a host's state as it is now.
-    pub(crate) fn read_now(&mut self, host: HostId, token: ClientToken, _quorum: bool) {
-        let Some(client) = self.clients.get(token.slot as usize) else { return };
-        let Some(pending) = client.pending.as_ref().filter(|_| client.requests == token.seq) else { return };
-        let path = path_of(&pending.ask);
+    pub(crate) fn read_now(&mut self, host: HostId, token: ClientToken) {
+        let asked = || {
+            let client = self.clients.get(token.slot as usize)?;
+            let pending = client.pending.as_ref().filter(|_| client.requests == token.seq)?;
+            Some(path_of(&pending.ask).into_bytes())
+        };
+        let Some(path) = asked().or_else(|| self.scripted_path(token)) else { return };
         let Some(process) = &self.hosts[usize::from(host)].process else { return };
         let store = process.node.store();
-        let found = shown(store.get(path.as_bytes()).ok());
+        let found = shown(store.get(&path).ok());
         let index = store.index().get();
         if let Some((value, modified)) = &found {
-            let verdict = self.checks.facts.saw(path.as_bytes(), *modified, value);
+            let verdict = self.checks.facts.saw(&path, *modified, value);
             self.judge(verdict);
         }
         self.answer(token, Reply::Read { host, found, index });

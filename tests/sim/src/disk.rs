@@ -99,6 +99,19 @@ impl Disk {
         Some(format!("{name} sector {sector}"))
     }
 
+    /// The newest segment.
+    #[must_use]
+    pub fn newest_segment(&self) -> Option<String> {
+        self.segments().pop()
+    }
+
+    /// Turns a bit in every snapshot.
+    pub fn damage_snapshots(&self) {
+        for name in self.snap.list().expect("memory lists") {
+            self.snap.flip_bit(&name, 20, 0);
+        }
+    }
+
     /// An empty disk takes its place.
     pub fn replace(&mut self) {
         *self = Self::default();

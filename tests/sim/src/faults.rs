@@ -8,6 +8,9 @@ use crate::profile::{KINDS, Kind};
 use crate::time::{MILLI, Nanos, SECOND};
 use crate::world::World;
 
+/// Power cuts in a million that take every host at once.
+const BLACKOUT_PPM: u32 = 250_000;
+
 /// Damage done to a stopped host.
 pub struct Damage {
     /// What and where.
@@ -99,6 +102,12 @@ impl World {
                 let side = self.fault_rng(kind).below(1 << hosts);
                 self.partition(side, until);
                 self.count(kind);
+            }
+            Kind::PowerCut if self.fault_rng(kind).chance(BLACKOUT_PPM) => {
+                self.count(kind);
+                for host in 0..self.hosts.len() as HostId {
+                    self.crash(host, true);
+                }
             }
             Kind::Kill | Kind::PowerCut => {
                 if self.hosts[at].process.is_some() {
@@ -210,7 +219,7 @@ impl World {
         let members = process.node.members().len();
         let near = |progress: &ringd::core::status::Progress| progress.matched >= status.committed;
         status.progress.len() == members
-            && status.progress.iter().filter(|progress| near(progress)).count() >= members / 2 + 1
+            && status.progress.iter().filter(|progress| near(progress)).count() > members / 2
             && status.progress.iter().all(|progress| process.node.is_voter(progress.id))
     }
 

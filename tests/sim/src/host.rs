@@ -36,12 +36,10 @@ use crate::disk::Disk;
 use crate::event::Life;
 use crate::time::Nanos;
 
-/// Small segments, so that runs roll and recycle them; a batch must still fit into one.
-pub const SEGMENT_BYTES: u64 = 256 << 10;
-/// The shell's 4 MiB, scaled with the segment.
-const FRAME_BYTES_MAX: u64 = 64 << 10;
-/// The shell's 1 MiB, scaled with the segment.
-const RESERVE_BYTES: u64 = 32 << 10;
+/// The shell's 4 MiB of 64, scaled with the segment (a batch is a larger part of a small one).
+const FRAMES_PER_SEGMENT: u64 = 4;
+/// The shell's reserve of 1 MiB of 64, scaled in the same way.
+const RESERVES_PER_SEGMENT: u64 = 8;
 /// As the shell's.
 const WRITE_OVERHEAD_BYTES: u64 = 256;
 /// Snapshots a member keeps: few, so that retention is exercised.
@@ -62,6 +60,8 @@ pub struct HostConfig {
     pub catch_up_entries: u64,
     /// Events kept for watchers.
     pub history_events: usize,
+    /// Size of WAL segments: small, so that runs roll and recycle them; a batch must still fit into one.
+    pub segment_bytes: u64,
 }
 
 /// A host.
@@ -171,7 +171,7 @@ impl Host {
     pub fn start(&mut self, cluster: ClusterId, now: Nanos, seed: u64, random: u64) -> Result<(), StartFailure> {
         let refused = |error: &dyn std::fmt::Display| StartFailure::Refused(error.to_string());
         let later = |error: &dyn std::fmt::Display| StartFailure::Later(error.to_string());
-        let options = WalOptions { segment_bytes: SEGMENT_BYTES, spares: 1, epoch_seed: random };
+        let options = WalOptions { segment_bytes: self.config.segment_bytes, spares: 1, epoch_seed: random };
         let (wal_dir, snap_dir) = (self.disk.wal.clone(), self.disk.snap.clone());
         if !holds_wal(&wal_dir).map_err(|error| later(&error))? {
             if self.config.initial.len() != 1 {
@@ -320,11 +320,15 @@ impl Process {
     /// Whether a write of so many bytes may be proposed. `None`: later, a spare is being made.
     pub fn admit(&mut self, bytes: usize) -> Option<bool> {
         let wanted = self.admitted_bytes + bytes as u64 + WRITE_OVERHEAD_BYTES;
-        if wanted + RESERVE_BYTES <= self.room_bytes() {
+        if wanted + self.reserve_bytes() <= self.room_bytes() {
             self.admitted_bytes = wanted;
             return Some(true);
         }
         self.full.then_some(false)
+    }
+
+    fn reserve_bytes(&self) -> u64 {
+        self.wal.options().segment_bytes / RESERVES_PER_SEGMENT
     }
 
     fn room_bytes(&self) -> u64 {
@@ -337,7 +341,7 @@ impl Process {
     /// Whether only the reserve is left and no spare can be made.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.full && self.room_bytes() <= RESERVE_BYTES
+        self.full && self.room_bytes() <= self.reserve_bytes()
     }
 
     /// Appends a turn's records.
@@ -345,6 +349,7 @@ impl Process {
     /// # Errors
     /// The WAL's; the process ends.
     pub fn append(&mut self, append: &Append) -> Result<(), AppendError> {
+        let frame_bytes_max = self.wal.options().segment_bytes / FRAMES_PER_SEGMENT;
         let mut frame = self.wal.begin();
         for record in append.records() {
             match record {
@@ -353,7 +358,7 @@ impl Process {
                 Record::SnapshotMarker { marker, replaces_log: true } => frame.push_snapshot_received(marker),
                 Record::SnapshotMarker { marker, replaces_log: false } => frame.push_snapshot_taken(marker),
             }
-            if frame.bytes() >= FRAME_BYTES_MAX {
+            if frame.bytes() >= frame_bytes_max {
                 frame.finish()?;
                 frame = self.wal.begin();
             }
@@ -453,7 +458,8 @@ impl Process {
             }
             return true;
         }
-        match prepare_spare(&medium, SEGMENT_BYTES, recycle, &mut || {}) {
+        let bytes = self.wal.options().segment_bytes;
+        match prepare_spare(&medium, bytes, recycle, &mut || {}) {
             Ok(spare) => {
                 self.wal.add_spare(spare);
                 self.full = false;

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all well, 1 something happened that must never happen, 2 a cluster did not recover in time, 3 the
 //! product panicked, 64 wrong usage.
+#![allow(clippy::disallowed_methods, reason = "real time decides when to stop, nothing else")]
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

@@ -168,6 +168,8 @@ pub struct Profile {
     pub faulty: Nanos,
     /// Most bytes a value has.
     pub value_bytes: u64,
+    /// Size of WAL segments.
+    pub segment_bytes: u64,
 }
 
 impl Profile {
@@ -196,8 +198,9 @@ impl Profile {
         let snapshot_break_ppm = rng.range(100_000, 600_000) as u32;
         let skew = rng.range(MILLI, 3 * SECOND);
         let value_bytes = *rng.pick(&[24, 64, 400, 2000]);
-        // What a follower may have to take in one turn fits into the scaled-down segments.
-        let entries_max = 100_000 / (value_bytes + 150);
+        // Small segments roll and are recycled often; what a follower may have to take in one turn still fits.
+        let segment_bytes = if value_bytes < 100 { *rng.pick(&[64 << 10, 256 << 10]) } else { 256 << 10 };
+        let entries_max = segment_bytes * 2 / 5 / (value_bytes + 150);
         let least = rng.range(50 * MICRO, 500 * MICRO);
         Self {
             members,
@@ -218,6 +221,7 @@ impl Profile {
             history_events: *rng.pick(&[10, 50, 1000]),
             faulty: rng.range(20, 60) * SECOND,
             value_bytes,
+            segment_bytes,
         }
     }
 
@@ -243,6 +247,7 @@ impl Profile {
             history_events: 1000,
             faulty: 0,
             value_bytes: 64,
+            segment_bytes: 256 << 10,
         }
     }
 

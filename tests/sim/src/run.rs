@@ -134,7 +134,9 @@ impl World {
                 return Some(format!("host {at} may not vote"));
             }
             if process.node.is_learner() {
-                return Some(format!("host {at} has no vote yet"));
+                let leader = self.leader().and_then(|leader| self.hosts[usize::from(leader)].process.as_ref());
+                let status = leader.map(|leader| leader.node.raft_status());
+                return Some(format!("host {at} has no vote yet: {status:?}"));
             }
             heads.push(process.node.applied());
             index = Some(process.node.store().index().get());

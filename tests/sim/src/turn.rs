@@ -134,12 +134,12 @@ impl World {
         for Fired { token, event, last, .. } in effects.fired.drain(..) {
             if token == OBSERVER {
                 self.saw_event(host, &event);
-            } else {
+            } else if !self.scripted_event(token, &event) {
                 self.fired(token, host, &event, last);
             }
         }
         for token in effects.reads_ready.drain(..) {
-            self.read_now(host, token, true);
+            self.read_now(host, token);
         }
         for token in effects.reads_failed.drain(..) {
             self.answer(token, Reply::Unknown);
@@ -385,7 +385,7 @@ impl World {
                 Reply::Refused { host, code: error.code as u16, cause: error.cause.clone(), index: error.index.get() }
             }
             Outcome::Auth(result) => Reply::Auth(result.is_ok()),
-            Outcome::Members(_) => Reply::Auth(true),
+            Outcome::Members(result) => Reply::Auth(result.is_ok()),
             Outcome::Failed(failure) => match failure {
                 ringd::core::event::ProposalFailure::Timeout => Reply::Unknown,
                 ringd::core::event::ProposalFailure::NotProposed => Reply::NotDone,

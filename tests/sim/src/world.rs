@@ -24,6 +24,7 @@ use crate::net::Net;
 use crate::operator::Operator;
 use crate::profile::{KINDS, Kind, Profile};
 use crate::rng::Rng;
+use crate::script::Desk;
 use crate::time::{MILLI, Nanos, Queue, SECOND};
 use crate::watcher::Watcher;
 
@@ -87,6 +88,7 @@ pub struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) watchers: Vec<Watcher>,
     pub(crate) operator: Operator,
+    pub(crate) desk: Desk,
     /// What was seen.
     pub checks: Checks,
     /// Faults that happened, by kind.
@@ -140,6 +142,7 @@ impl World {
             clients: (0..profile.clients).map(|number| Client::new(seed, number)).collect(),
             watchers: (0..profile.watchers).map(|number| Watcher::new(seed, number)).collect(),
             operator: Operator::default(),
+            desk: Desk::default(),
             checks: Checks::default(),
             counts: [0; KINDS.len()],
             healing: None,
@@ -187,6 +190,7 @@ impl World {
             snapshot_entries: self.profile.snapshot_entries,
             catch_up_entries: self.profile.catch_up_entries,
             history_events: self.profile.history_events,
+            segment_bytes: self.profile.segment_bytes,
         }
     }
 

@@ -4,7 +4,7 @@
 //! never. Must hold: a history is accepted only if some order of its operations explains every answer and respects
 //! real time.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Verdict;
 
@@ -101,7 +101,7 @@ pub fn check(calls: &[Call]) -> Verdict {
     // An open write whose value nobody ever saw need not have happened: every answer names the value it found, so had
     // it come between two answers, one of them would show it, or the next write replaced it unseen, and then it makes
     // no difference. Open removals and swaps may be needed and stay.
-    let seen: HashSet<Value> = calls
+    let seen: BTreeSet<Value> = calls
         .iter()
         .flat_map(|call| {
             call.op.saw().into_iter().chain(match call.op {
@@ -114,7 +114,8 @@ pub fn check(calls: &[Call]) -> Verdict {
     let mut calls: Vec<Call> =
         calls.iter().copied().filter(|call| call.op.writes().is_none_or(|value| seen.contains(&value))).collect();
     calls.sort_by_key(|call| (call.begun, call.ended));
-    let mut search = Search { calls: &calls, done: vec![0; calls.len().div_ceil(64)], tried: HashSet::new(), steps: 0 };
+    let mut search =
+        Search { calls: &calls, done: vec![0; calls.len().div_ceil(64)], tried: BTreeSet::new(), steps: 0 };
     let mut required = calls.iter().filter(|call| !call.op.is_open()).count();
     if search.explain(None, 0, &mut required) || search.steps >= STEPS_MAX {
         return Ok(());
@@ -131,7 +132,7 @@ fn summary(calls: &[Call]) -> String {
 struct Search<'a> {
     calls: &'a [Call],
     done: Vec<u64>,
-    tried: HashSet<(Vec<u64>, Option<Value>)>,
+    tried: BTreeSet<(Vec<u64>, Option<Value>)>,
     steps: u64,
 }
 

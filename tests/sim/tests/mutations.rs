@@ -1,0 +1,44 @@
+//! The proof that the simulator notices: the product is broken in each known way, and a bounded number of seeds finds
+//! it. Runs with the feature `mutations` only.
+//!
+//! The bounds leave room above the number of seeds it took when this was written (`README.md` has the figures), so that
+//! a change of what seeds draw does not break them; a mutation that is found much later than before is a checker that
+//! has become weaker.
+
+use ringd_storage::mutation::{MUTATIONS, Mutation, turn_on};
+use ringsim::run::{catch_panics, run};
+
+/// Seeds within which each must be found.
+const fn bound(mutation: Mutation) -> u64 {
+    match mutation {
+        Mutation::AnswerBeforeSync => 100,
+        Mutation::SkipFollowerSync => 400,
+        Mutation::DropHardState => 50,
+        Mutation::AcceptStaleFrame => 200,
+        Mutation::ReadWithoutRound => 200,
+        Mutation::ForgetRefresh => 50,
+        Mutation::LoseHistoryEvent => 100,
+        Mutation::ApplyTwice => 20,
+        Mutation::VoteAfterForgetting => 4000,
+        Mutation::ServeEarly => 200,
+        Mutation::NameBeforeSync => 200,
+    }
+}
+
+#[test]
+fn every_known_way_to_break_the_product_is_found() {
+    catch_panics();
+    let mut missed = Vec::new();
+    for mutation in MUTATIONS {
+        turn_on(Some(mutation));
+        let found = (1..=bound(mutation)).find_map(|seed| run(seed, 0, false).failure.map(|failure| (seed, failure)));
+        turn_on(None);
+        match found {
+            Some((seed, failure)) => {
+                println!("{mutation:?}: seed {seed}, {:?}: {:.160}", failure.class, failure.what);
+            }
+            None => missed.push(mutation),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
