@@ -60,7 +60,7 @@ impl Machine {
         let outcome = match entry.get_entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => Ok(()),
             EntryType::EntryNormal => {
-                if mutation::is_on(Mutation::ApplyTwice) && !self.own_was_applied && self.members.len() > 0 {
+                if mutation::is_on(Mutation::ApplyTwice) && !self.own_was_applied && !self.members.is_empty() {
                     self.apply_proposal(&entry.data, effects).and_then(|()| self.apply_proposal(&entry.data, effects))
                 } else {
                     self.apply_proposal(&entry.data, effects)
