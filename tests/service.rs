@@ -75,6 +75,27 @@ fn a_start_says_what_harnesses_wait_for() {
 }
 
 #[test]
+fn an_addition_that_would_cost_the_quorum_says_so_in_the_log() {
+    let site = Site::new();
+    let server = site.start();
+    let add = |port: u16| {
+        let body = format!("{{\"peerURLs\":[\"http://127.0.0.1:{port}\"]}}");
+        let mut client = Client::open(site.client_port).expect("a connection");
+        let request = format!(
+            "POST /v2/members HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.send(request.as_bytes()).expect("it is sent");
+        client.receive(false).expect("an answer").status
+    };
+    assert_eq!(add(1), 201, "a cluster of one grows");
+    assert_eq!(add(2), 500, "the second member has not started");
+    let log = server.stderr();
+    let sentence = "re-configuration failed due to not enough started members";
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains(sentence)), "{log}");
+}
+
+#[test]
 fn metrics_count_what_happens() {
     let site = Site::new();
     let server = site.start();

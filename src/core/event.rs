@@ -210,9 +210,11 @@ pub enum Notice {
     /// A member joined, changed, was promoted or left: look at [`super::node::Node::members`] and
     /// [`super::node::Node::is_learner`].
     MembershipChanged,
-    /// This member was removed for good by an applied change: tell the operator and stop soon, not at once, so that
-    /// the others learn of the commit.
+    /// This member was removed for good, by an applied change or as another member says: tell the operator, serve
+    /// clients no longer, and go on serving raft until [`Notice::MayLeave`].
     Removed,
+    /// This member was removed, and the others can do without it ([`super::farewell`]): end.
+    MayLeave,
     /// This node does not lead (any more): a stop that asked for [`Input::TransferLeadership`] may go on.
     NotLeading,
     /// This leader hands its leadership over because its disk stalls.

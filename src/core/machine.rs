@@ -19,7 +19,7 @@ use super::entries::{ChangeAction, ConfChangeEntry};
 use super::event::{Answer, Effects, Notice, Outcome};
 use super::membership::{Member, MemberChange, MemberRefusal, Membership};
 use super::proposals::Proposals;
-use super::replica::Replica;
+use super::replica::{Replica, room_for_entry};
 use super::store::Store;
 
 /// State as of the last applied entry.
@@ -36,6 +36,8 @@ pub struct Machine {
     pub applied: RaftIndex,
     /// Its term.
     pub applied_term: Term,
+    /// Bytes of all entries applied since the start.
+    pub applied_bytes: u64,
     /// Who waits.
     pub proposals: Proposals,
     /// An `Expire` of ours was applied, and says whether more nodes were due at its time.
@@ -76,6 +78,7 @@ impl Machine {
         })?;
         self.applied = RaftIndex::new(entry.index);
         self.applied_term = Term::new(entry.term);
+        self.applied_bytes += room_for_entry(entry);
         Ok(())
     }
 
@@ -164,9 +167,6 @@ impl Machine {
                 // etcd deletes the member's node and makes one that remembers the id, which takes two indexes.
                 self.store.bump(UnixNanos::ZERO);
                 self.store.bump(UnixNanos::ZERO);
-                if change.member == self.proposals.origin() {
-                    effects.notices.push(Notice::Removed);
-                }
             } else if let Some(record) = record {
                 self.members.put(Member::from(record));
                 // etcd keeps members in the same store as keys, so a new one takes an index there; a promotion, which

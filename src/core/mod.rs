@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod entries;
 pub mod event;
+pub mod farewell;
 pub mod forced;
 pub mod gate;
 pub mod handover;

@@ -18,6 +18,7 @@ use super::auth::Auth;
 use super::event::{
     Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome, ProposalFailure, SnapshotDone, Standing,
 };
+use super::farewell::Farewell;
 use super::gate::{Gate, Verdict};
 use super::handover::Handover;
 use super::install::{State, StateLoader};
@@ -37,6 +38,9 @@ const EXPIRE_BATCH: u32 = 1000;
 const EXPIRY_PERIOD_NANOS: u64 = 500_000_000;
 /// Proposals that may wait for a leader to appear; beyond it they are refused at once.
 const QUEUED_MAX: usize = 16_384;
+/// Entries kept in memory behind a snapshot for slow followers are no more than this, however few they are: what a
+/// follower receives in about a second, and a part of what a snapshot waits for.
+const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
 /// Raft entries dropped from memory per turn after a snapshot: bounds the time of one turn.
 const COMPACT_STEP: u64 = 1024;
 
@@ -60,6 +64,8 @@ pub struct NodeConfig {
     pub request_timeout_ticks: u64,
     /// Applied entries between two snapshots; zero is taken as one.
     pub snapshot_entries: u64,
+    /// Bytes of applied entries between two snapshots, however few they are: bounds the log on disk and in memory.
+    pub snapshot_bytes: u64,
     /// Entries kept in memory behind a snapshot for slow followers (etcd: 5000).
     pub catch_up_entries: u64,
     /// Refuse membership changes that leave too few started members (`--strict-reconfig-check`).
@@ -142,6 +148,8 @@ pub struct Node {
     snapshot_index: RaftIndex,
     /// The tick of the last failure, until the next snapshot begins.
     snapshot_failed_at: Option<u64>,
+    /// `Machine::applied_bytes` when the last snapshot began or was installed.
+    snapshot_bytes_from: u64,
     capture: Option<Capture>,
     snapshot_in_flight: Option<SnapshotDone>,
     compact_to: Option<RaftIndex>,
@@ -155,6 +163,7 @@ pub struct Node {
     note_is_obsolete: bool,
     rejoin_pending: Option<Pending>,
     handover: Handover,
+    farewell: Farewell,
 }
 
 impl Node {
@@ -176,10 +185,6 @@ impl Node {
         if gate.is_some() {
             replica.set_vote_floor(Some(VoteFloor::Nobody));
         }
-        let mut owed = Owed::default();
-        if start.state.members.is_removed(config.id) {
-            owed.notices.push(Notice::Removed);
-        }
         Ok(Self {
             replica,
             machine: Machine {
@@ -189,6 +194,7 @@ impl Node {
                 changed: None,
                 applied: start.applied,
                 applied_term: start.applied_term,
+                applied_bytes: 0,
                 proposals,
                 expired: None,
                 own_was_applied: false,
@@ -208,17 +214,19 @@ impl Node {
             last_expiry_check: UnixNanos::ZERO,
             snapshot_index: start.applied,
             snapshot_failed_at: None,
+            snapshot_bytes_from: 0,
             capture: None,
             snapshot_in_flight: None,
             compact_to: None,
             store_options: start.store_options,
             loading: None,
             retired: None,
-            owed,
+            owed: Owed::default(),
             gate,
             note_is_obsolete: false,
             rejoin_pending: None,
             handover: Handover::default(),
+            farewell: Farewell::default(),
             config,
         })
     }
@@ -249,7 +257,7 @@ impl Node {
                 self.snapshot_index = index;
                 self.replica.set_snapshot(&done);
                 let keep = self.config.catch_up_entries;
-                self.compact_to = Some(RaftIndex::new(index.get().saturating_sub(keep)));
+                self.compact_to = Some(self.replica.catch_up_from(index, keep, CATCH_UP_BYTES_MAX));
             }
             Input::SnapshotFailed => {
                 self.snapshot_in_flight = None;
@@ -263,6 +271,9 @@ impl Node {
             Input::PeerUnreachable { member } => self.replica.unreachable(member),
             Input::SnapshotSent { to, ok } => self.replica.snapshot_sent(to, ok),
             Input::PeerStanding { member, standing } => {
+                if standing.removed_you {
+                    self.farewell.told_by(member);
+                }
                 if let Some(gate) = &mut self.gate {
                     gate.hear(member, standing);
                 }
@@ -330,6 +341,7 @@ impl Node {
         self.reads.applied(self.machine.applied, &mut effects.reads_ready);
         self.update_gate(effects);
         self.handover.advance(&mut self.replica, self.tick, self.config.election_ticks as u64, &mut effects.notices);
+        self.consider_farewell(effects);
         self.notice_changes(effects);
         self.consider_snapshot(effects);
         if let Some(target) = self.compact_to
@@ -534,12 +546,22 @@ impl Node {
         }
     }
 
+    fn consider_farewell(&mut self, effects: &mut Effects) {
+        let own = self.config.id;
+        let is_removed = self.machine.members.is_removed(own);
+        let others = self.replica.voters().filter(|voter| *voter != own);
+        let now = (self.tick, self.config.election_ticks as u64);
+        self.farewell.advance(is_removed, now, others, &mut effects.notices);
+    }
+
     fn consider_snapshot(&mut self, effects: &mut Effects) {
         let new_entries = self.machine.applied.steps_since(self.snapshot_index.min(self.machine.applied));
         let rested = |failed: u64| self.tick.saturating_sub(failed) >= self.config.request_timeout_ticks;
         let may_succeed = new_entries > 0 || self.snapshot_failed_at.is_some_and(rested);
         let missed = self.replica.take_snapshot_missed() && may_succeed;
-        let due = missed || new_entries >= self.config.snapshot_entries.max(1);
+        let new_bytes = self.machine.applied_bytes - self.snapshot_bytes_from;
+        let due =
+            missed || new_entries >= self.config.snapshot_entries.max(1) || new_bytes >= self.config.snapshot_bytes;
         if due && self.replica.installing().is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
             self.force_snapshot(effects);
         }
@@ -565,6 +587,7 @@ impl Node {
         }
         self.machine.auth.write_items(&mut head);
         self.machine.store.capture_begin();
+        self.snapshot_bytes_from = self.machine.applied_bytes;
         let index = self.machine.applied;
         self.capture = Some(Capture {
             done: SnapshotDone {
@@ -642,13 +665,11 @@ impl Node {
         self.machine.applied = install.index;
         self.machine.applied_term = install.term;
         self.snapshot_index = install.index;
+        self.snapshot_bytes_from = self.machine.applied_bytes;
         self.compact_to = None;
         self.replica.installed(install);
         self.owed.notices.push(Notice::Installed { index: install.index });
         self.owed.notices.push(Notice::MembershipChanged);
-        if self.machine.members.is_removed(self.config.id) {
-            self.owed.notices.push(Notice::Removed);
-        }
         Ok(true)
     }
 

@@ -76,6 +76,7 @@ fn config(id: u64) -> NodeConfig {
         election_ticks: 10,
         request_timeout_ticks: 70,
         snapshot_entries: 1_000_000,
+        snapshot_bytes: 1 << 20,
         catch_up_entries: 10,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
@@ -329,6 +330,49 @@ fn a_new_leader_takes_over_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_lost_leader_is_replaced_within_one_and_a_half_election_timeouts() {
+    for seed in 0..40 {
+        let mut cluster = Cluster::new(3);
+        for (place, node) in cluster.nodes.iter_mut().enumerate() {
+            *node = start(NodeConfig { seed, ..config(place as u64 + 1) }, &cluster.disks[place], cluster.now);
+        }
+        cluster.settle();
+        cluster.input(0, Input::Campaign);
+        cluster.settle();
+        cluster.tick(3);
+        cluster.cut = vec![0];
+        // Members do not tick at the same moment.
+        let order = if seed % 2 == 0 { [1, 2] } else { [2, 1] };
+        let mut ticks = 0;
+        while order.iter().all(|node| !cluster.nodes[*node].is_leader()) {
+            ticks += 1;
+            assert!(ticks < 15, "seed {seed}: nobody leads after {ticks} ticks");
+            for node in order {
+                cluster.input(node, Input::Tick);
+                cluster.settle();
+            }
+        }
+        assert!(ticks > 10, "seed {seed}: a leader that may still be there was given up");
+    }
+}
+
+#[test]
+fn nothing_expires_without_room_and_everything_once_it_is_back() {
+    let mut cluster = Cluster::led(1);
+    let deadline = cluster.now.plus_seconds(1);
+    cluster.put(0, 1, "/t", "v", Some(deadline));
+    cluster.settle();
+    let before = cluster.nodes[0].applied();
+    cluster.input(0, Input::Room { available: false });
+    cluster.tick(30);
+    assert_eq!(cluster.nodes[0].applied(), before, "an expiry used up what is kept for raft");
+    assert!(cluster.value(0, "/t").is_some());
+    cluster.input(0, Input::Room { available: true });
+    cluster.tick(6);
+    assert_eq!(cluster.value(0, "/t"), None);
+}
+
+#[test]
 fn without_room_writes_are_refused_and_reads_go_on() {
     let mut cluster = Cluster::led(1);
     cluster.put(0, 1, "/a", "1", None);
@@ -467,6 +511,33 @@ fn a_snapshot_lets_the_log_go_and_loads_again() {
     let loaded = loader.finish().unwrap();
     assert_eq!(loaded.index(), cluster.nodes[0].store().index());
     assert_eq!(loaded.get(b"/k42").unwrap().value(), Some(&b"v"[..]));
+}
+
+#[test]
+fn few_large_writes_begin_a_snapshot_too() {
+    let mut cluster = Cluster::led(1);
+    let large = "v".repeat(100 << 10);
+    for seq in 0..20 {
+        cluster.put(0, seq, "/k", &large, None);
+        cluster.settle();
+        let begun = cluster.effects[0].notices.iter().any(|notice| matches!(notice, Notice::SnapshotBegins { .. }));
+        assert_eq!(begun, seq >= 10, "after {} of 1024 KiB", (seq + 1) * 100);
+        assert_eq!(cluster.nodes[0].capturing(), begun);
+    }
+    let mut bytes = Vec::new();
+    let done = loop {
+        if let Some(done) = cluster.nodes[0].capture_slice(&mut bytes, 1 << 20) {
+            break done;
+        }
+    };
+    cluster.input(0, Input::SnapshotStored { index: done.index });
+    cluster.settle();
+    assert!(!cluster.nodes[0].capturing(), "counted anew from the snapshot's beginning");
+    for seq in 20..22 {
+        cluster.put(0, seq, "/k", &large, None);
+        cluster.settle();
+    }
+    assert!(cluster.nodes[0].capturing());
 }
 
 fn newcomer(id: u64) -> Member {
@@ -767,4 +838,80 @@ fn a_member_that_may_have_forgotten_votes_only_after_an_entry_of_its_own() {
     cluster.cut = vec![0];
     cluster.tick(60);
     assert!((1..3).any(|node| cluster.nodes[node].is_leader()));
+}
+
+impl Cluster {
+    /// Streams between all members that are not cut off: each tells each how it stands.
+    fn meet(&mut self) {
+        for from in 0..self.nodes.len() {
+            for to in 0..self.nodes.len() {
+                if from != to && !self.cut.contains(&from) && !self.cut.contains(&to) {
+                    let member = MemberId::new(from as u64 + 1);
+                    let standing = self.nodes[from].standing(MemberId::new(to as u64 + 1));
+                    self.input(to, Input::PeerStanding { member, standing });
+                }
+            }
+        }
+        self.settle();
+    }
+
+    /// The leader (0) removes itself: member 1 holds the entry and is gone before it hears that it is committed, and
+    /// member 2 has never heard of it.
+    fn leader_removed_alone() -> Self {
+        let mut cluster = Self::led(3);
+        cluster.tick(3);
+        (cluster.cut, cluster.slow) = (vec![2], vec![0]);
+        cluster.change(0, 1, MemberChange::Remove(MemberId::new(1)));
+        cluster.settle();
+        assert!(cluster.member_answers(0).is_empty(), "it has not synced");
+        (cluster.cut, cluster.slow) = (vec![1, 2], Vec::new());
+        cluster.settle();
+        assert_eq!(cluster.member_answers(0), [(1, Ok(()))]);
+        assert!(cluster.effects[0].notices.contains(&Notice::Removed));
+        cluster
+    }
+}
+
+#[test]
+fn a_removed_leader_stays_until_the_others_can_do_without_it() {
+    let mut cluster = Cluster::leader_removed_alone();
+    cluster.tick(40);
+    cluster.meet();
+    assert!(!cluster.effects[0].notices.contains(&Notice::MayLeave), "nobody else knows of the removal");
+    // Both come back, one with a cut tail.
+    for (place, forgot) in [(1, false), (2, true)] {
+        cluster.nodes[place] = start_as(config(place as u64 + 1), &cluster.disks[place].clone(), cluster.now, forgot);
+        cluster.effects[place] = Effects::default();
+    }
+    cluster.cut.clear();
+    for _ in 0..40 {
+        cluster.tick(1);
+        cluster.meet();
+    }
+    assert!(cluster.effects[0].notices.contains(&Notice::MayLeave), "both know of the removal");
+    cluster.cut = vec![0];
+    cluster.put(1, 2, "/a", "1", None);
+    cluster.tick(3);
+    assert_eq!(cluster.answers(1).len(), 1, "the two who stay go on alone");
+}
+
+#[test]
+fn a_removed_leader_whom_nobody_answers_leaves_in_the_end() {
+    let mut cluster = Cluster::leader_removed_alone();
+    cluster.tick(299);
+    assert!(!cluster.effects[0].notices.contains(&Notice::MayLeave));
+    cluster.tick(1);
+    assert!(cluster.effects[0].notices.contains(&Notice::MayLeave));
+}
+
+#[test]
+fn a_committed_change_of_members_is_on_disk_before_the_next_entry() {
+    let mut cluster = Cluster::of_three();
+    cluster.change(0, 1, MemberChange::Remove(MemberId::new(3)));
+    cluster.settle();
+    cluster.tick(1);
+    for place in 0..2 {
+        let state = &cluster.disks[place].hard_state;
+        assert_eq!(state.commit, cluster.nodes[place].applied(), "member {place} would count on the one that left");
+    }
 }

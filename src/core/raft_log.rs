@@ -136,6 +136,21 @@ impl RaftLog {
         }
     }
 
+    /// The last entry that slow followers can do without: after it, and up to `covered`, lie at most so many entries, and
+    /// so many bytes.
+    #[must_use]
+    pub fn catch_up_from(&self, covered: u64, entries: u64, bytes: u64) -> u64 {
+        let held = covered.saturating_sub(self.base_index).min(self.entries.len() as u64);
+        let newest_first =
+            self.entries.range(..held as usize).rev().take(usize::try_from(entries).unwrap_or(usize::MAX));
+        let mut used = 0;
+        let fitting = newest_first.take_while(|entry| {
+            used += entry.data.len() as u64;
+            used <= bytes
+        });
+        covered - fitting.count() as u64
+    }
+
     /// Replaces everything by a snapshot that is on disk.
     pub fn restore(&mut self, index: u64, term: u64, conf_state: ConfState) {
         self.entries.clear();
@@ -285,6 +300,21 @@ mod tests {
         assert!(matches!(log.term(6), Err(raft::Error::Store(StorageError::Unavailable))));
         let context = GetEntriesContext::empty(false);
         assert!(matches!(log.entries(3, 5, None, context), Err(raft::Error::Store(StorageError::Compacted))));
+    }
+
+    #[test]
+    fn what_is_kept_for_slow_followers_is_bounded_in_entries_and_bytes() {
+        let mut log = log(5);
+        for entry in &mut log.entries {
+            entry.data = vec![0; 100].into();
+        }
+        assert_eq!(log.catch_up_from(4, 2, 1000), 2);
+        assert_eq!(log.catch_up_from(4, 10, 399), 1);
+        assert_eq!(log.catch_up_from(4, 10, 99), 4);
+        assert_eq!(log.catch_up_from(5, 10, 1000), 0);
+        log.compact(3);
+        assert_eq!(log.catch_up_from(5, 10, 1000), 3);
+        assert_eq!(log.catch_up_from(2, 10, 1000), 2, "forgotten already");
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!    but for those that promise nothing: forwarded proposals and reads.
 //! 2. Readies are reported persisted in order, and one that needs a sync only after [`Replica::persisted`] said so.
 //! 3. A hard state that only moves the commit index is never synced by itself: it rides on the next append. Losing it
-//!    costs nothing, because commit is found again from a quorum.
+//!    costs nothing, because commit is found again from a quorum. After a change of membership it is written at once:
+//!    the quorum that would find it again may include a member that has left.
 //! 4. Election timeouts come from the node's seed, not from a thread's random source, so that a run can be replayed.
 //! 5. No message from outside makes raft-rs panic: what would is dropped or made harmless in [`Replica::step`].
 //! 6. An accepted snapshot is the log at once, is reported only when the WAL names it, and nothing after it is applied
@@ -33,13 +34,21 @@ pub type PeerMessage = Message;
 
 /// One append message carries at most this much: large enough to fill a batch, small enough to resend.
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
-/// Append messages in flight to one follower: enough to cover a round trip at full rate.
-const MESSAGES_INFLIGHT_MAX: usize = 256;
+/// Append messages in flight to one follower: enough to cover a round trip at full rate, and together no more than one
+/// segment of the follower's log holds.
+const MESSAGES_INFLIGHT_MAX: usize = 64;
+/// What an entry takes in the log beside its data and context, at most.
+const ENTRY_ROOM_BYTES: u64 = 64;
 /// Committed entries handed out at once: bounds the time of one turn at restart.
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 /// Proposals beyond this many uncommitted bytes are refused: a leader without a quorum must not fill the memory.
 const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
 
+/// Of an election timeout T in ticks, elections begin after T + 1 to T + this share of it. A late election costs the
+/// clients time; two at once cost another timeout, but members tick at times of their own, so that few values keep most
+/// of them apart. Never after T itself: whoever ticks a little later still trusts the lost leader then (check-quorum's
+/// lease), ignores the question, and the asker waits for another timeout.
+const ELECTION_SPREAD_PERCENT: usize = 40;
 /// Membership changes of others that a leader keeps until the one in its log is applied.
 const POSTPONED_MAX: usize = 64;
 
@@ -84,6 +93,21 @@ struct Held {
 /// The position of a log: raft compares candidates by it.
 pub type LogPosition = (Term, RaftIndex);
 
+/// Bytes of log that an entry needs, at most.
+#[must_use]
+pub fn room_for_entry(entry: &Entry) -> u64 {
+    (entry.data.len() + entry.context.len()) as u64 + ENTRY_ROOM_BYTES
+}
+
+/// Bytes of log that the entries or proposals of a message need, at most; zero when it has none.
+#[must_use]
+pub fn room_for(message: &PeerMessage) -> u64 {
+    match message.get_msg_type() {
+        MessageType::MsgAppend | MessageType::MsgPropose => message.entries.iter().map(room_for_entry).sum(),
+        _ => 0,
+    }
+}
+
 /// One member's raft state machine.
 pub struct Replica {
     raw: RawNode<RaftLog>,
@@ -101,6 +125,8 @@ pub struct Replica {
     deferred: Vec<Entry>,
     /// A leader's: changes of membership that came while another one was in the log.
     postponed: VecDeque<Message>,
+    /// A change of membership was applied, and the disk does not say yet that it is committed.
+    change_unwritten: bool,
     /// What this member must see in a candidate before it votes; see [`super::gate`].
     vote_floor: Option<VoteFloor>,
     seed: u64,
@@ -155,6 +181,7 @@ impl Replica {
             to_install: None,
             deferred: Vec::new(),
             postponed: VecDeque::new(),
+            change_unwritten: false,
             vote_floor: None,
             seed: start.seed,
             election_ticks: start.election_ticks,
@@ -479,6 +506,9 @@ impl Replica {
                 self.apply(committed, effects, &mut apply)?;
             }
         }
+        if std::mem::take(&mut self.change_unwritten) {
+            effects.appends.extend(self.take_pending_hard_state());
+        }
         effects.messages.append(&mut self.outbox);
         effects.install = self.to_install.take_if(|install| self.installing == Some(*install)).or(effects.install);
         self.pin_election_timeout();
@@ -528,6 +558,7 @@ impl Replica {
     pub fn apply_conf_change(&mut self, entry: &ConfChangeEntry) -> Result<(), String> {
         let state = self.raw.apply_conf_change(entry.change()).map_err(|error| error.to_string())?;
         self.raw.mut_store().set_conf_state(state);
+        self.change_unwritten = true;
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
             // raft-rs leaves a removed leader leading and panics at its next sync. Whoever is furthest goes on.
@@ -633,6 +664,18 @@ impl Replica {
         )
     }
 
+    /// Up to which entry the log may be forgotten once a snapshot covers it up to `covered`; see
+    /// [`RaftLog::catch_up_from`].
+    #[must_use]
+    pub fn catch_up_from(&self, covered: RaftIndex, entries: u64, bytes: u64) -> RaftIndex {
+        RaftIndex::new(self.raw.store().catch_up_from(covered.get(), entries, bytes))
+    }
+
+    /// The voters as of the last applied change.
+    pub fn voters(&self) -> impl Iterator<Item = MemberId> {
+        self.raw.store().conf_state().voters.iter().copied().map(MemberId::new)
+    }
+
     /// Forgets at most `limit` entries up to `index`; true when more remain to forget.
     pub fn compact(&mut self, index: RaftIndex, limit: u64) -> bool {
         use raft::Storage as _;
@@ -676,10 +719,12 @@ impl Replica {
     /// every role change, also within a term, so it is pinned again after every input; the era (two election
     /// timeouts long) makes two members that once drew the same number draw apart.
     fn pin_election_timeout(&mut self) {
-        let ticks = self.election_ticks as u64;
-        let era = self.ticks / (2 * ticks);
+        let ticks = self.election_ticks;
+        let era = self.ticks / (2 * ticks as u64);
         let mixed = splitmix(self.seed ^ splitmix(self.raw.raft.id) ^ splitmix(self.raw.raft.term) ^ era);
-        self.raw.raft.set_randomized_election_timeout(self.election_ticks + (mixed % ticks) as usize);
+        // raft-rs takes nothing from two timeouts on; etcd's rule of five heartbeats per timeout leaves two values.
+        let values = (ticks * ELECTION_SPREAD_PERCENT / 100).clamp(1, ticks - 1) as u64;
+        self.raw.raft.set_randomized_election_timeout(ticks + 1 + (mixed % values) as usize);
     }
 }
 

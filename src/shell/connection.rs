@@ -277,7 +277,7 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 flush(hub, conn, stream).await?;
                 release(&mut input.bytes);
                 release(&mut conn.out.borrow_mut());
-                if hub.is_stopping() && !reader.is_inside_request(&input.bytes) {
+                if hub.is_closing(conn.is_peer()) && !reader.is_inside_request(&input.bytes) {
                     return Ok(());
                 }
                 conn.pace.enter(awaited(&reader, &input.bytes), hub.second.get());
@@ -306,7 +306,7 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut TcpStream) -> io:
                 } else {
                     conn.wake.wait().await;
                 }
-                if hub.is_stopping() {
+                if hub.is_closing(conn.is_peer()) {
                     return Ok(());
                 }
             }
@@ -387,7 +387,7 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
             Next::Request(request) => {
                 conn.pace.serve();
                 let writes_pending = conn.writes_pending();
-                let keep_alive = request.keep_alive && !hub.is_stopping();
+                let keep_alive = request.keep_alive && !hub.is_closing(conn.is_peer());
                 let dispatch = hub.responder.dispatch(hub, conn, &request, keep_alive, writes_pending > 0);
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}

@@ -8,6 +8,7 @@
 //! 2. A ready is reported persisted only after the sync that began after its append has succeeded.
 //! 3. After any error of a write or sync the process ends: a second fsync would answer OK for lost bytes.
 //! 4. While the disk is full, client writes are refused before they are proposed; [`RESERVE_BYTES`] stay for raft.
+//! 5. Entries of other members are taken only while there is room for them: no message makes the WAL run out of it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -66,6 +67,8 @@ pub struct Disk {
     appended: Cell<ReadyNumber>,
     /// Bytes admitted since the last append.
     admitted_bytes: Cell<u64>,
+    /// Bytes of other members' entries taken since the last turn.
+    heard_bytes: Cell<u64>,
     sync_wanted: Notify,
     spares_wanted: Notify,
     /// A sync was begun and its submission is not in the ring yet.
@@ -99,6 +102,7 @@ impl Disk {
             wal: RefCell::new(wal),
             appended: Cell::default(),
             admitted_bytes: Cell::new(0),
+            heard_bytes: Cell::new(0),
             sync_wanted: Notify::default(),
             spares_wanted: Notify::default(),
             unsubmitted: Cell::new(false),
@@ -117,16 +121,42 @@ impl Disk {
     /// Whether a write of so many bytes may be proposed; counts it when it may.
     pub fn admit(&self, bytes: usize) -> Admission {
         let wanted = self.admitted_bytes.get() + bytes as u64 + WRITE_OVERHEAD_BYTES;
-        if wanted + RESERVE_BYTES <= self.room_bytes() {
+        if wanted + self.heard_bytes.get() + RESERVE_BYTES <= self.room_bytes() {
             self.admitted_bytes.set(wanted);
             Admission::Yes
         } else if self.full.get() {
             Admission::Full
         } else {
-            self.hurry.store(true, Ordering::Relaxed);
-            self.spares_wanted.notify();
+            self.want_spare();
             Admission::Later
         }
+    }
+
+    /// Whether so many bytes of another member's entries may be taken now; counts them when they may. What may not is
+    /// dropped like a lost message, and raft sends it again: a follower that catches up must not die because a spare is
+    /// prepared slower than entries arrive, nor because its disk is full. Forwarded proposals share the next append with
+    /// the writes of this member's own clients (`beside_own`); a leader's entries do not.
+    pub fn admit_entries(&self, bytes: u64, beside_own: bool) -> bool {
+        let heard = self.heard_bytes.get() + bytes;
+        let own = if beside_own { self.admitted_bytes.get() } else { 0 };
+        let fits = own + heard + RESERVE_BYTES <= self.room_bytes();
+        if fits {
+            self.heard_bytes.set(heard);
+        } else {
+            self.want_spare();
+        }
+        fits
+    }
+
+    /// A turn has appended what it was given.
+    pub fn turn_is_over(&self) {
+        self.heard_bytes.set(0);
+    }
+
+    /// Fills the next spare without rests, and makes one more if all are ready.
+    fn want_spare(&self) {
+        self.hurry.store(true, Ordering::Relaxed);
+        self.spares_wanted.notify();
     }
 
     /// Bytes that one turn can surely append: all in the tail, or all in the spare. A frame never spans segments, so
@@ -387,5 +417,66 @@ async fn discard_rest(disk: &Disk) {
         if let Err(error) = removed {
             tracing::warn!("cannot remove a segment that is no longer needed: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringd_storage::format::Identity;
+    use ringd_storage::ids::{ClusterId, MemberId, Term};
+    use ringd_storage::wal::WalOptions;
+
+    use super::*;
+    use crate::core::entries::{ChangeAction, change_entry, first_append};
+
+    const SEGMENT_BYTES: u64 = 8 << 20;
+    const ENTRY_BYTES: usize = 256 << 10;
+
+    /// Appends entries that another member sent until one is refused; how many were taken.
+    fn hear_until_refused(disk: &Disk, index: &mut RaftIndex) -> u64 {
+        let mut taken = 0;
+        while disk.admit_entries(ENTRY_BYTES as u64 + 64, false) {
+            *index = index.next();
+            let context = vec![7; ENTRY_BYTES];
+            let entry = change_entry(*index, Term::new(1), MemberId::new(1), ChangeAction::Voter, context);
+            disk.append(&first_append(vec![entry], Term::new(1), *index)).expect("there was room");
+            disk.turn_is_over();
+            taken += 1;
+        }
+        taken
+    }
+
+    #[test]
+    fn entries_of_others_wait_for_a_spare_instead_of_running_the_wal_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let medium = FsMedium::open(directory.path()).unwrap();
+        let options = WalOptions { segment_bytes: SEGMENT_BYTES, ..WalOptions::default() };
+        let identity = Identity { cluster: ClusterId::new(1), member: MemberId::new(1) };
+        let wal = Wal::create(medium.clone(), identity, options).unwrap();
+        let disk = Disk::new(wal);
+        let mut index = RaftIndex::ZERO;
+        let first = hear_until_refused(&disk, &mut index);
+        assert!(first > 0);
+        assert_eq!(hear_until_refused(&disk, &mut index), 0);
+        assert!(disk.hurry.load(Ordering::Relaxed), "the next spare is filled without rests");
+        assert!(disk.admit_entries(64, false), "little still fits");
+        disk.turn_is_over();
+        let spare = prepare_spare(&medium, SEGMENT_BYTES, None, &mut || {}).unwrap();
+        disk.wal.borrow_mut().add_spare(spare);
+        assert!(hear_until_refused(&disk, &mut index) >= SEGMENT_BYTES / ENTRY_BYTES as u64 - 8);
+    }
+
+    #[test]
+    fn forwarded_proposals_share_the_room_with_own_writes() {
+        let directory = tempfile::tempdir().unwrap();
+        let medium = FsMedium::open(directory.path()).unwrap();
+        let options = WalOptions { segment_bytes: SEGMENT_BYTES, ..WalOptions::default() };
+        let identity = Identity { cluster: ClusterId::new(1), member: MemberId::new(1) };
+        let disk = Disk::new(Wal::create(medium, identity, options).unwrap());
+        let half = 4 << 20;
+        assert_eq!(disk.admit(half), Admission::Yes);
+        assert!(!disk.admit_entries(half as u64, true));
+        assert!(disk.admit_entries(half as u64, false));
+        assert_eq!(disk.admit(half), Admission::Later);
     }
 }

@@ -28,9 +28,10 @@ use super::peers::{self, Peers};
 use super::process;
 use super::respond::{Responder, raft_position};
 use crate::config::{Cors, LogLevel};
+use crate::core::entries::is_forwarded_proposal;
 use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
 use crate::core::node::Node;
-use crate::core::replica::PeerMessage;
+use crate::core::replica::{PeerMessage, room_for};
 use crate::core::store::Fired;
 use crate::metrics::{self, Metrics, Step};
 use crate::wire::http_request::Limits;
@@ -169,8 +170,8 @@ pub struct Hub {
     pub install_wanted: Notify,
     /// Leadership was handed over, or there was none.
     pub not_leading: Notify,
-    /// This member was removed for good.
-    pub removed: Notify,
+    /// This member was removed for good, and the others can do without it.
+    pub may_leave: Notify,
     /// What the tail-cut note warned of is past.
     pub note_obsolete: Notify,
     /// What watchers are owed.
@@ -227,7 +228,7 @@ impl Hub {
             install: Cell::default(),
             install_wanted: Notify::default(),
             not_leading: Notify::default(),
-            removed: Notify::default(),
+            may_leave: Notify::default(),
             note_obsolete: Notify::default(),
             fan_out: FanOut::default(),
             second: Cell::new(0),
@@ -270,12 +271,15 @@ impl Hub {
         self.poke_writers();
     }
 
-    /// Gives the node messages of other members; one turn follows.
+    /// Gives the node messages of other members, but for those whose entries the WAL has no room for; one turn follows.
     pub fn hear(&self, messages: impl Iterator<Item = PeerMessage>) {
         let now = clock::now();
         let mut node = self.node.borrow_mut();
         for message in messages {
-            node.handle(Input::Peer(message), now);
+            let bytes = room_for(&message);
+            if bytes == 0 || self.disk.admit_entries(bytes, is_forwarded_proposal(&message)) {
+                node.handle(Input::Peer(message), now);
+            }
         }
         drop(node);
         self.wake.notify();
@@ -310,6 +314,13 @@ impl Hub {
         let (anchor, wall) = self.wall_anchor.get();
         let since = u64::try_from(at.saturating_duration_since(anchor).as_nanos()).unwrap_or(u64::MAX);
         UnixNanos::new(wall.get().saturating_add(since))
+    }
+
+    /// Whether connections of this kind end after what they have begun: all when the process stops, and those of
+    /// clients when this member was removed, while it goes on serving raft.
+    #[must_use]
+    pub fn is_closing(&self, peer: bool) -> bool {
+        self.stopping.get() || (self.is_removed.get() && !peer)
     }
 
     /// Takes no further requests; open connections end after what they have begun.
@@ -354,6 +365,7 @@ impl Hub {
                 die(&error.to_string());
             }
         }
+        self.disk.turn_is_over();
         self.disk.kick();
         if entries > 0 {
             self.metrics.batch_entries.observe(entries);
@@ -412,12 +424,13 @@ impl Hub {
                 tracing::info!("enabled capabilities for version {version}");
             }
             Notice::MembershipChanged => self.peers.changed.notify(),
-            Notice::Removed if self.is_removed.replace(true) => {}
             Notice::Removed => {
+                self.is_removed.set(true);
+                self.poke_writers();
                 tracing::error!("the member has been permanently removed from the cluster");
                 tracing::info!("the data-dir used by this member must be removed.");
-                self.removed.notify();
             }
+            Notice::MayLeave => self.may_leave.notify(),
             Notice::NotLeading => self.not_leading.notify(),
             Notice::NoteObsolete => self.note_obsolete.notify(),
             Notice::HandingOver { to, stalled_ms } => {

@@ -64,7 +64,7 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
     let refusing = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
-            Ok(stream) if hub.is_stopping() => drop(stream),
+            Ok(stream) if hub.is_closing(peer) => drop(stream),
             Ok(stream) if hub.connections.borrow().len() >= connections_max => {
                 metrics::add(&hub.metrics.turned_away, 1);
                 refuse(&hub, stream, &refusing);

@@ -20,7 +20,7 @@ use crate::api::route::{MethodVerdict, Route};
 use crate::config::url::Url;
 use crate::core::auth::{Access, AuthRefusal};
 use crate::core::event::{Input, Outcome};
-use crate::core::membership::MemberChange;
+use crate::core::membership::{MemberChange, MemberRefusal};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{JSON, ReplyHead, TEXT, append_reply, append_reply_bytes};
 
@@ -92,11 +92,19 @@ fn right_to_manage(hub: &Hub, conn: &Conn, request: &Request<'_>, method: Method
     }
 }
 
-/// Whether a change of members may be proposed at all, as far as the streams to the others tell.
-fn may_reconfigure(hub: &Hub, change: &MemberChange) -> bool {
+/// Why a change of members may not even be proposed (`--strict-reconfig-check`): what the members say, or the streams to
+/// them.
+fn reconfigure_refusal(hub: &Hub, change: &MemberChange) -> Option<String> {
     let node = hub.node.borrow();
     let config = node.config();
-    !config.strict_reconfig_check || hub.peers.are_healthy_for(node.members(), config.id, change)
+    if !config.strict_reconfig_check {
+        return None;
+    }
+    if let Err(refusal) = node.members().check_quorum(change) {
+        return Some(refusal.to_string());
+    }
+    let is_healthy = hub.peers.are_healthy_for(node.members(), config.id, change);
+    (!is_healthy).then(|| "not healthy for reconfigure".to_owned())
 }
 
 impl Responder {
@@ -293,11 +301,11 @@ impl Responder {
             _ => members::parse_id(id).map(MemberChange::Remove),
         };
         match change {
-            Ok(change) if !may_reconfigure(hub, &change) => {
-                tracing::warn!("not healthy for reconfigure, rejecting the change of members");
-                self.say(conn, 500, INTERNAL, Some(self.cluster_id()), reply)
-            }
             Ok(change) => {
+                if let Some(why) = reconfigure_refusal(hub, &change) {
+                    tracing::warn!("{why}, rejecting the change of members");
+                    return self.say(conn, 500, INTERNAL, Some(self.cluster_id()), reply);
+                }
                 let form = Form::Members(Box::new(change.clone()));
                 self.propose(hub, conn, form, body.len(), reply, |token| Input::Members { token, change })
             }
@@ -346,6 +354,9 @@ impl Responder {
             }
             (Form::Auth, Outcome::Auth(Err(refusal))) => (auth::refusal_status(refusal), refusal.to_string()),
             (Form::Members(change), Outcome::Members(Err(refusal))) => {
+                if *refusal == MemberRefusal::NotEnoughStarted {
+                    tracing::warn!("{refusal}, rejecting the change of members");
+                }
                 let Refused { status, message } = members::change_refused(change, *refusal);
                 (status, message)
             }

@@ -22,7 +22,7 @@ use super::dial::SILENCE_LIMIT;
 use super::driver::Hub;
 use super::peers::{self, Incoming};
 use super::{clock, peer_snapshot, raw};
-use crate::core::event::{Input, Notice};
+use crate::core::event::Input;
 use crate::core::replica::PeerMessage;
 use crate::metrics;
 use crate::wire::peer_frame::{Class, Frame, PROTOCOL_VERSION, addressee, append_pong, classify, next_frame, sender};
@@ -50,9 +50,6 @@ pub async fn serve(
     }
     raw::watch_peer(stream, SILENCE_LIMIT);
     peers::introduce(hub, handshake.from, &handshake.peer_urls);
-    if handshake.standing.removed_you {
-        hub.tell_operator(&Notice::Removed);
-    }
     hub.input(Input::PeerStanding { member: handshake.from, standing: handshake.standing });
     connection::flush(hub, conn, stream).await?;
     let inbox = BytesMut::from(rest);

@@ -21,7 +21,7 @@ use super::driver::Hub;
 use super::peers::Peer;
 use super::{clock, dial, peers};
 use crate::config::url::Url;
-use crate::core::event::{Input, Notice};
+use crate::core::event::Input;
 use crate::metrics::{self, nanos};
 use crate::wire::peer_frame::{Frame, PROTOCOL_VERSION, next_frame};
 use crate::wire::peer_handshake::{Handshake, Purpose, Verdict, render_request, verdict};
@@ -130,10 +130,7 @@ pub async fn open(hub: &Rc<Hub>, to: MemberId, url: &Url, purpose: Purpose) -> i
         Some(Verdict::OtherProtocol(theirs)) => {
             refused(format!("protocol version mismatch: it speaks {theirs}, this member {PROTOCOL_VERSION}"))
         }
-        Some(Verdict::Removed) => {
-            hub.tell_operator(&Notice::Removed);
-            refused("the member has been permanently removed from the cluster".to_owned())
-        }
+        Some(Verdict::Removed) => refused("the member has been permanently removed from the cluster".to_owned()),
         Some(Verdict::Busy) => refused("it is busy".to_owned()),
         None => refused(format!("it answered with status {}", answer.status)),
     }

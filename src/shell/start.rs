@@ -4,6 +4,7 @@
 //! applied again; nothing acknowledged is lost by a stop.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use ringd_storage::datadir::DataDir;
 use ringd_storage::format::Identity;
 use ringd_storage::fs::FsMedium;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
-use ringd_storage::recover::{clear_tail_cut, holds_wal, recover};
+use ringd_storage::recover::{TAIL_CUT_NAME, clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
 
@@ -41,6 +42,9 @@ use crate::metrics::nanos;
 
 /// etcd gives a request 5 s and two election timeouts.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A snapshot is due after so many bytes of entries, also when `--snapshot-count` is far: four segments, so that a restart
+/// replays seconds, and a store of this size is written about as often as its log. 100 000 entries of 2.6 KiB are as many.
+const SNAPSHOT_BYTES: u64 = 256 << 20;
 /// Entries kept in memory behind a snapshot for slow followers, as etcd keeps them.
 const CATCH_UP_ENTRIES: u64 = 5000;
 /// A stop waits this long for connections to end; whoever is still reading then is cut off.
@@ -54,8 +58,6 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Leadership is handed over within a round trip or two; after this the stop goes on without.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
-/// A member that was removed goes on for so long, so that the others learn that the entry is committed.
-const REMOVED_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -132,8 +134,7 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
             return Ok(());
         };
         let removed = async {
-            hub.removed.wait().await;
-            Timer::new(REMOVED_PATIENCE).await;
+            hub.may_leave.wait().await;
             Ended::Removed
         };
         match or(stop, removed).await {
@@ -197,6 +198,7 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     glommio::spawn_local(peers::probe(Rc::clone(&hub))).detach();
     glommio::spawn_local(peer_snapshot::send_all(Rc::clone(&hub), snap)).detach();
     glommio::spawn_local(clear_note(Rc::clone(&hub), wal_dir.clone())).detach();
+    let note = wal_dir.path().join(TAIL_CUT_NAME);
     *hub.peers.own_urls.borrow_mut() = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
     // The first turn applies the bootstrap entries, which name the voters.
     hub.turn();
@@ -216,13 +218,13 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
             glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer)).detach();
         }
     }
-    glommio::spawn_local(serve_when_known(Rc::clone(&hub), config.listen_client_urls.clone(), begun)).detach();
+    glommio::spawn_local(serve_when_known(Rc::clone(&hub), note, config.listen_client_urls.clone(), begun)).detach();
     Ok(hub)
 }
 
 /// Serves clients once the cluster knows this member and everything acknowledged earlier is applied again.
-async fn serve_when_known(hub: Rc<Hub>, urls: Vec<Url>, begun: Instant) {
-    or(hub.published.wait(), tell_why_it_waits(&hub)).await;
+async fn serve_when_known(hub: Rc<Hub>, note: PathBuf, urls: Vec<Url>, begun: Instant) {
+    or(hub.published.wait(), tell_why_it_waits(&hub, &note)).await;
     hub.begin_service();
     for url in urls {
         tracing::info!("serving client requests on {url}");
@@ -231,16 +233,27 @@ async fn serve_when_known(hub: Rc<Hub>, urls: Vec<Url>, begun: Instant) {
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
 }
 
-/// Says now and then why clients are not served yet. Never ends.
-async fn tell_why_it_waits(hub: &Rc<Hub>) {
+/// Says now and then why clients are not served yet. `note` is the file that says that this member may have forgotten
+/// something. Never ends.
+async fn tell_why_it_waits(hub: &Rc<Hub>, note: &Path) {
     loop {
         Timer::new(WAITING_TOLD_EVERY).await;
         let (reached, others) = hub.peers.reached();
-        let leader = hub.node.borrow().leader();
+        let (leader, is_gated) = {
+            let node = hub.node.borrow();
+            (node.leader(), node.may_have_forgotten())
+        };
         let why = if leader == MemberId::default() { "no leader yet".to_owned() } else { format!("leader {leader}") };
         tracing::warn!(
             "waiting for the cluster before clients are served: {why}, {reached} of {others} other members reached"
         );
+        if is_gated && leader == MemberId::default() && reached < others {
+            tracing::warn!(
+                "this member may have forgotten what it acknowledged ({}): it votes only when all other members were \
+                 reached; README.md, \"When members do not come back\", says what to do if one is gone for good",
+                note.display()
+            );
+        }
     }
 }
 
@@ -395,6 +408,7 @@ fn build_node(
         election_ticks: ticks(config.election_timeout),
         request_timeout_ticks: ticks(REQUEST_TIMEOUT + 2 * config.election_timeout) as u64,
         snapshot_entries: config.snapshot_count,
+        snapshot_bytes: SNAPSHOT_BYTES,
         catch_up_entries: CATCH_UP_ENTRIES,
         strict_reconfig_check: config.strict_reconfig_check,
         cluster_version: ETCD_CLUSTER_VERSION,

@@ -114,7 +114,7 @@ pub(super) async fn watch(
         if ended {
             break;
         }
-        if hub.is_stopping() {
+        if hub.is_closing(conn.is_peer()) {
             body.finish(&mut conn.out());
             finish(hub, conn, stream).await?;
             return Ok(false);

@@ -14,6 +14,8 @@ pub enum Manner {
     HangUp,
     /// Nothing, for ever.
     Silence,
+    /// Nothing, and of the request only the head is read.
+    Deaf,
     /// These bytes; then the connection ends.
     Say(&'static [u8]),
 }
@@ -27,6 +29,10 @@ impl Fake {
     /// A cluster of this one, or with others whose URLs are given.
     pub fn start(manner: Manner, others: &[String]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        if matches!(manner, Manner::Deaf) {
+            // Accepted connections inherit it: what is not read soon fills it.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).expect("a smaller buffer");
+        }
         let port = listener.local_addr().expect("an address").port();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let mut urls = vec![format!("http://127.0.0.1:{port}")];
@@ -83,7 +89,7 @@ fn serve(mut stream: TcpStream, manner: Manner, members: &str, heard: &Mutex<Vec
     heard.lock().expect("no thread panics with it").push(text);
     match manner {
         Manner::HangUp => {}
-        Manner::Silence => std::thread::sleep(Duration::from_secs(3600)),
+        Manner::Silence | Manner::Deaf => std::thread::sleep(Duration::from_secs(3600)),
         Manner::Say(bytes) => {
             let _ = stream.write_all(bytes);
             let _ = stream.shutdown(Shutdown::Write);

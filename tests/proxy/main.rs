@@ -8,7 +8,7 @@ mod process;
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
@@ -345,6 +345,45 @@ fn a_silent_member_is_given_up_after_the_read_timeout() {
     assert_eq!(home.ask("GET", "/v2/keys/", "").status, 502);
     assert!(server.stderr().contains("failed to direct request to"), "{}", server.stderr());
     assert_eq!(home.ask("GET", "/v2/keys/", "").status, 503, "it is set aside");
+}
+
+#[test]
+fn a_member_that_takes_nothing_is_given_up_after_the_write_timeout() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let fake = Fake::start(Manner::Deaf, &[]);
+    let flags = ["--proxy-write-timeout", "300"];
+    let (home, server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
+    // More than both sockets' buffers hold, less than the largest form.
+    let refused = home.ask("PUT", "/v2/keys/a", &format!("value={}", "x".repeat(9 << 20)));
+    assert_eq!(refused.status, 502, "{}", server.stderr());
+    assert_eq!(fake.heard().len(), 1);
+}
+
+#[test]
+fn a_member_that_cannot_be_reached_is_given_up_after_the_dial_timeout() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    // A socket whose queue is full drops who wants to connect.
+    let full = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+    let full = full.expect("a socket");
+    rustix::net::bind(&full, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    rustix::net::listen(&full, 0).expect("a listener");
+    let address = rustix::net::getsockname(&full).expect("an address");
+    let address = SocketAddr::try_from(address).expect("an IP address");
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        queued.push(stream);
+        assert!(queued.len() < 1000, "the queue never fills");
+    }
+    let other = format!("http://{address}");
+    let fake =
+        Fake::start(Manner::Say(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), std::slice::from_ref(&other));
+    let flags = ["--proxy-dial-timeout", "200", "--proxy-failure-wait", "600000", "--proxy-refresh-interval", "100"];
+    let (home, server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
+    // Whichever is asked first, the one that answers is found; in the end the other was tried.
+    wait_for("the unreachable one to be set aside", || {
+        assert_eq!(home.ask("POST", "/v2/keys/a", "value=1").status, 200, "{}", server.stderr());
+        server.stderr().contains(&format!("marked endpoint {other} unavailable")).then_some(())
+    });
 }
 
 #[test]

@@ -44,6 +44,8 @@ const REFUSING_MAX: usize = 256;
 const MEMBERS_LIMIT: Duration = Duration::from_secs(3);
 /// One read from a client or a member: what is buffered at most between the two.
 const READ_BYTES: usize = 64 << 10;
+/// Between two lines about requests that cannot be passed on; clients may send thousands a second.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(1);
 /// Owner only, as etcd creates it.
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -63,6 +65,8 @@ struct Proxy {
     file: PathBuf,
     begun: Instant,
     connections: Cell<usize>,
+    /// Until when the same complaint is not made again.
+    quiet_until: Cell<Duration>,
     scratch: RefCell<Vec<u8>>,
 }
 
@@ -79,6 +83,15 @@ impl Proxy {
             tracing::info!("marked endpoint {url} available, to retest connectivity");
         }
         director.available()
+    }
+
+    /// Says why a request was not passed on, but not for each of many.
+    fn complain(&self, why: &str) {
+        let now = self.now();
+        if now >= self.quiet_until.get() {
+            self.quiet_until.set(now + COMPLAINT_PAUSE);
+            tracing::warn!("{why}");
+        }
     }
 
     fn failed(&self, url: &str) {
@@ -138,6 +151,7 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
         file,
         begun: clock::monotonic(),
         connections: Cell::new(0),
+        quiet_until: Cell::new(Duration::ZERO),
         scratch: RefCell::new(vec![0; READ_BYTES]),
     });
     refresh(&proxy).await?;

@@ -237,7 +237,7 @@ fn plan(proxy: &Proxy, out: &mut Vec<u8>, request: &Request<'_>, input: &[u8], a
         Ok(body) => body,
         Err(error) => {
             let told = if error == BodyError::TooLarge { "http: request body too large" } else { error.cause() };
-            own_error(out, &with_cors, 500, &format!("failed to read request body: {told}"));
+            own_error(proxy, out, &with_cors, 500, &format!("failed to read request body: {told}"));
             return Plan::Answered(false);
         }
     };
@@ -259,8 +259,8 @@ fn plan(proxy: &Proxy, out: &mut Vec<u8>, request: &Request<'_>, input: &[u8], a
 }
 
 /// The proxy's own answers to what it cannot pass on, etcd's.
-fn own_error(out: &mut Vec<u8>, head: &ReplyHead<'_>, status: u16, why: &str) {
-    tracing::warn!("{why}");
+fn own_error(proxy: &Proxy, out: &mut Vec<u8>, head: &ReplyHead<'_>, status: u16, why: &str) {
+    proxy.complain(why);
     let body = format!("{{\"message\":\"httpproxy: {why}\"}}");
     append_reply_bytes(out, &ReplyHead { status, content_type: JSON, ..*head }, body.as_bytes());
 }
@@ -296,10 +296,16 @@ async fn forward(proxy: &Rc<Proxy>, link: &mut Link, errand: Errand) -> io::Resu
     };
     if endpoints.is_empty() {
         proxy.metrics.dropped(&errand.method, Dropped::ZeroEndpoints);
-        own_error(&mut link.out, &head, 503, "zero endpoints currently available");
+        own_error(proxy, &mut link.out, &head, 503, "zero endpoints currently available");
     } else {
         proxy.metrics.dropped(&errand.method, Dropped::FailedGetting);
-        own_error(&mut link.out, &head, 502, &format!("unable to get response from {} endpoint(s)", endpoints.len()));
+        own_error(
+            proxy,
+            &mut link.out,
+            &head,
+            502,
+            &format!("unable to get response from {} endpoint(s)", endpoints.len()),
+        );
     }
     Ok(errand.keep_alive)
 }

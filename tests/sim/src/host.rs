@@ -229,6 +229,7 @@ impl Host {
             election_ticks: 10,
             request_timeout_ticks: 70,
             snapshot_entries: self.config.snapshot_entries,
+            snapshot_bytes: u64::MAX,
             catch_up_entries: self.config.catch_up_entries,
             strict_reconfig_check: true,
             cluster_version: "3.4.0",

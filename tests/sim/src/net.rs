@@ -212,13 +212,6 @@ impl World {
         if !self.lives(host, life) {
             return;
         }
-        if standing.removed_you {
-            // The shell stops such a member with a message.
-            self.note(host, format_args!("was removed"));
-            self.kill(host);
-            self.trouble[usize::from(host)].gone = true;
-            return;
-        }
         self.input(host, Input::PeerStanding { member, standing });
     }
 

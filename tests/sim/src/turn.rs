@@ -193,8 +193,8 @@ impl World {
             Notice::Removed => {
                 process.removed = true;
                 self.trouble[at].gone = true;
-                self.queue.plan(self.now + SECOND, Event::Leave(host, life));
             }
+            Notice::MayLeave => self.queue.plan(self.now, Event::Leave(host, life)),
             Notice::Installed { index } => {
                 process.retain(SnapshotMarker { index: *index, term: Term::new(u64::MAX) });
             }
