@@ -172,12 +172,13 @@ impl World {
 
     /// Whether a member may now forget something: every other one is whole, and there are enough of them.
     ///
+    /// All of them must serve: before that a cluster may not yet be told from one that begins (`gate.rs`, rule 2).
     /// All of them must run: one that is down may come back with a cut tail, and then it waits for the voice of every
     /// other member (`gate.rs`), which a member that is gone for good does not have.
     fn may_forget(&self) -> bool {
         let members = self.trouble.iter().filter(|trouble| !trouble.gone).count();
         let whole = |at: usize| {
-            let remembers = |process: &crate::host::Process| !process.node.may_have_forgotten();
+            let remembers = |process: &crate::host::Process| process.published && !process.node.may_have_forgotten();
             self.trouble[at].gone
                 || !self.trouble[at].refused
                     && self.trouble[at].damaged.is_none()
