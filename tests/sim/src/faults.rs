@@ -3,7 +3,10 @@
 //! Must hold: what a cluster cannot survive by design never happens: at most one member at a time may forget what it
 //! promised, members change one at a time, and neither while the other is under way.
 
+use ringd_storage::ids::MemberId;
+
 use crate::event::{Event, HostId};
+use crate::host::Host;
 use crate::profile::{KINDS, Kind};
 use crate::time::{MILLI, Nanos, SECOND};
 use crate::world::World;
@@ -169,12 +172,13 @@ impl World {
 
     /// Whether a member may now forget something: every other one is whole, and there are enough of them.
     ///
+    /// All of them must serve: before that a cluster may not yet be told from one that begins (`gate.rs`, rule 2).
     /// All of them must run: one that is down may come back with a cut tail, and then it waits for the voice of every
     /// other member (`gate.rs`), which a member that is gone for good does not have.
     fn may_forget(&self) -> bool {
         let members = self.trouble.iter().filter(|trouble| !trouble.gone).count();
         let whole = |at: usize| {
-            let remembers = |process: &crate::host::Process| !process.node.may_have_forgotten();
+            let remembers = |process: &crate::host::Process| process.published && !process.node.may_have_forgotten();
             self.trouble[at].gone
                 || !self.trouble[at].refused
                     && self.trouble[at].damaged.is_none()
@@ -221,6 +225,14 @@ impl World {
         status.progress.len() == members
             && status.progress.iter().filter(|progress| near(progress)).count() > members / 2
             && status.progress.iter().all(|progress| process.node.is_voter(progress.id))
+            && self.everybody_knows(&process.node.configuration())
+    }
+
+    /// Whether all members have applied the same configuration. One that is lost right after a change may have been
+    /// the only one that knew of it, and those who stay wait for it: by design, and etcd does the same.
+    fn everybody_knows(&self, configuration: &(Vec<MemberId>, Vec<MemberId>)) -> bool {
+        let knows = |host: &Host| host.process.as_ref().is_some_and(|one| one.node.configuration() == *configuration);
+        self.hosts.iter().zip(&self.trouble).all(|(host, trouble)| trouble.gone || knows(host))
     }
 
     /// A process ends at once. What it wrote is in the kernel's hands.

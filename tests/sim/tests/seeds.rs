@@ -21,9 +21,11 @@ fn fresh_seeds_pass() {
 fn one_seed_is_one_run() {
     catch_panics();
     for seed in [3, 4] {
-        let (one, other) = (run(seed, 0, false), run(seed, 0, true));
+        // A trace adds its lines to the hash, and must change nothing else.
+        let (one, other, traced) = (run(seed, 0, false), run(seed, 0, false), run(seed, 0, true));
         assert_eq!(one.trace_hash, other.trace_hash, "seed {seed}");
         assert_eq!((one.steps, one.operations, one.counts), (other.steps, other.operations, other.counts));
+        assert_eq!((one.steps, one.operations, one.counts), (traced.steps, traced.operations, traced.counts));
         assert_ne!(one.trace_hash, run(seed + 100, 0, false).trace_hash);
     }
 }
