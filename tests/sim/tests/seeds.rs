@@ -1,5 +1,5 @@
-//! A few fresh seeds in every test run; `.ci/run` gives the release binary a minute of them.
-#![allow(clippy::disallowed_methods, reason = "fresh seeds come from the clock")]
+//! A few seeds in every test run, always the same ones: what fresh seeds find is looked for with the binary, and the
+//! README keeps the ledger of what is still open.
 
 use ringsim::run::{catch_panics, run};
 
@@ -7,11 +7,9 @@ use ringsim::run::{catch_panics, run};
 const SEEDS: u64 = 12;
 
 #[test]
-fn fresh_seeds_pass() {
+fn known_seeds_pass() {
     catch_panics();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
-    let from = now.as_secs();
-    for seed in from..from + SEEDS {
+    for seed in 1..=SEEDS {
         let outcome = run(seed, 0, false);
         assert!(outcome.failure.is_none(), "ringsim --seed {seed} --trace: {:?}", outcome.failure);
     }
