@@ -129,7 +129,7 @@ pub fn parse_request(head: &[u8]) -> Option<Handshake> {
         from: MemberId::new(hex(value(FROM)?)?),
         to: MemberId::new(hex(value(TO)?)?),
         protocol: value(VERSION)?.parse().ok()?,
-        peer_urls: urls.split(',').filter(|url| !url.is_empty()).take(URLS_MAX).map(str::to_owned).collect(),
+        peer_urls: list(urls).take(URLS_MAX).map(str::to_owned).collect(),
         standing: parse_standing(value(STANDING)?)?,
         purpose: if snapshot { Purpose::Snapshot { bytes: value(BYTES)?.parse().ok()? } } else { Purpose::Messages },
     })
@@ -166,6 +166,11 @@ fn parse_standing(text: &str) -> Option<Standing> {
         knows_you: next()? == 1,
         removed_you: next()? == 1,
     })
+}
+
+/// The elements of a header that is a list: space around them and empty ones mean nothing (RFC 9110, 5.6.1).
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|element| !element.is_empty())
 }
 
 fn find<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
@@ -321,6 +326,14 @@ mod tests {
         }
         assert!(is_handshake(b"/raft/stream", Some(b"ringd-raft")));
         assert!(!is_handshake(b"/raft/stream", None) && !is_handshake(b"/members", Some(b"ringd-raft")));
+    }
+
+    #[test]
+    fn space_and_empty_elements_between_urls_mean_nothing() {
+        let mut bytes = Vec::new();
+        render_request(&mut bytes, "a:1", &handshake(Purpose::Messages));
+        let spaced = String::from_utf8(bytes).unwrap().replace("http://a:1,http://b:2", ", http://a:1 ,, http://b:2,");
+        assert_eq!(parse_request(spaced.as_bytes()), Some(handshake(Purpose::Messages)));
     }
 
     #[test]
