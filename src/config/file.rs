@@ -224,3 +224,98 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Section(Section(section)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn found(text: &str) -> Vec<(&'static str, String, u64)> {
+        let found = read(text, "f.yml").unwrap_or_else(|error| panic!("{text}: {error}"));
+        let line = |source| match source {
+            Source::File(line) => line,
+            other => panic!("{other:?} in a file"),
+        };
+        found.settings.into_iter().map(|setting| (setting.name, setting.value, line(setting.source))).collect()
+    }
+
+    #[test]
+    fn keys_are_flags_in_either_spelling_and_in_sections() {
+        let text = "name: a\nlisten_client_urls: [http://127.0.0.1:1, 'http://127.0.0.1:2']\nSnapshot-Count: 7\n\
+                    data-dir:\nwal-dir: ''\nlog-output: stdout\nenable-v2: yes\n\
+                    client-transport-security:\n  cert-file: /c\n  crl-file: /r\n  client-cert-auth: true\n\
+                    peer-transport-security:\n  cert_file: /p\n  allowed-cn: x\n  client-cert-auth: false\n";
+        let expected = [
+            ("name", "a", 1),
+            ("listen-client-urls", "http://127.0.0.1:1,http://127.0.0.1:2", 2),
+            ("snapshot-count", "7", 3),
+            ("log-outputs", "stdout", 6),
+            ("enable-v2", "true", 7),
+            ("cert-file", "/c", 9),
+            ("client-crl-file", "/r", 10),
+            ("client-cert-auth", "true", 11),
+            ("peer-cert-file", "/p", 13),
+            ("peer-cert-allowed-cn", "x", 14),
+            ("peer-client-cert-auth", "false", 15),
+        ];
+        assert_eq!(found(text), expected.map(|(name, value, line)| (name, value.to_owned(), line)));
+        assert_eq!(found(""), []);
+        assert_eq!(found("# nothing\n---\n"), []);
+    }
+
+    #[test]
+    fn errors_name_file_line_key_and_remedy() {
+        for (text, parts) in [
+            ("name: a\nheartbeat-interval: abc\n", &["f.yml:2: \"heartbeat-interval\"", "\"abc\"", "such as 100"][..]),
+            ("\n\nproxy: sometimes\n", &["f.yml:3: \"proxy\"", "write one of off, readonly, on"]),
+            ("listen-peer-urls: foo\n", &["f.yml:1: \"listen-peer-urls\"", "URL scheme must be", "SCHEME://HOST:PORT"]),
+            ("name: 12\n", &["f.yml:1: \"name\"", "put it in quotes"]),
+            ("name:\n  a: b\n", &["\"name\"", "is a section of keys"]),
+            ("max-wals: [1, 2]\n", &["f.yml:1: \"max-wals\"", "is a list"]),
+            ("client-transport-security: yes\n", &["f.yml:1: \"client-transport-security\"", "indented"]),
+            ("wal-dir: /a\nname: b\nwal_dir: /c\n", &["f.yml:3: \"wal_dir\"", "in line 1"]),
+            ("name: [\n", &["f.yml:", "is not proper YAML"]),
+            ("a: b: c\n", &["f.yml:1", "is not proper YAML"]),
+            ("just words\n", &["f.yml", "holds no keys"]),
+        ] {
+            let error = read(text, "f.yml").expect_err(text);
+            assert!(parts.iter().all(|part| error.contains(part)) && !error.contains('\n'), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_told_with_their_line() {
+        let found = read("name: a\nlisten-client-url: x\nhelp: true\npeer-transport-security:\n  name: b\n", "f.yml");
+        let notices = found.expect("only warnings").notices;
+        let lines = ["f.yml:2: \"listen-client-url\"", "f.yml:3: \"help\"", "f.yml:5: \"name\""];
+        assert_eq!(notices.len(), lines.len(), "{notices:?}");
+        for (notice, line) in notices.iter().zip(lines) {
+            assert!(matches!(notice, Notice::Warn(text) if text.starts_with(line)), "{notice:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_doubles_itself_is_refused() {
+        let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for at in 1..10 {
+            let items = vec![format!("*a{}", at - 1); 10].join(", ");
+            let _ = fmt::Write::write_fmt(&mut text, format_args!("a{at}: &a{at} [{items}]\n"));
+        }
+        assert!(read(&text, "f.yml").is_err());
+        assert!(read(&"[".repeat(100_000), "f.yml").is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn any_text_gives_settings_or_an_error(text in "([a-z-]{1,8}|name|wal-dir|max-wals|[:\\[\\]{}'\",#&*!|>%@\\n\\t -]|\\PC){0,60}") {
+            if let Ok(found) = read(&text, "f.yml") {
+                for setting in found.settings {
+                    let flag = flags::find(setting.name).expect("a flag");
+                    prop_assert_eq!(go_flags::check(flag.kind, &setting.value), Ok(()));
+                }
+            }
+        }
+    }
+}

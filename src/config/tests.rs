@@ -1,5 +1,7 @@
 //! What etcd 3.4.23 answered to the same flags and variables, and what ringd adds.
 
+use super::flags::FLAGS;
+use super::joining::{Fallback, ProxyMode};
 use super::url::Place;
 use super::*;
 
