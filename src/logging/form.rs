@@ -142,6 +142,11 @@ impl Visit for Fields {
         self.add(field, value.into());
     }
 
+    // Milliseconds of a `Duration`, for one.
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.add(field, u64::try_from(value).unwrap_or(u64::MAX).into());
+    }
+
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.add(field, value.into());
     }
