@@ -451,10 +451,10 @@ impl Values {
         let mut modules = Vec::new();
         // etcd goes on without package levels that it cannot read.
         match log::parse_packages(self.text("log-package-levels")) {
-            Ok((all, found, unknown)) => {
-                level = all.unwrap_or(level);
-                modules = found;
-                self.notices.extend(unknown.into_iter().map(|package| {
+            Ok(found) => {
+                level = found.all.unwrap_or(level);
+                modules = found.modules;
+                self.notices.extend(found.unknown.into_iter().map(|package| {
                     Notice::Warn(format!(
                         "--log-package-levels: there is no package {package:?}; CONFIGURATION.md lists them"
                     ))

@@ -91,35 +91,45 @@ pub fn parse_outputs(text: &str) -> Result<Vec<LogOutput>, String> {
     Ok(outputs)
 }
 
-/// Reads `--log-package-levels`: `PACKAGE=LEVEL,...`. The first value is the level of `*`, if it is given; the last one
-/// lists packages that nobody knows.
+/// What `--log-package-levels` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Packages {
+    /// The level of `*`, if it is given.
+    pub all: Option<LogLevel>,
+    /// Levels of module paths.
+    pub modules: Vec<(String, LogLevel)>,
+    /// Packages that nobody knows.
+    pub unknown: Vec<String>,
+}
+
+/// Reads `--log-package-levels`: `PACKAGE=LEVEL,...`.
 ///
 /// # Errors
 /// etcd's text, with which it goes on without.
-pub fn parse_packages(text: &str) -> Result<(Option<LogLevel>, Vec<(String, LogLevel)>, Vec<String>), String> {
-    let (mut all, mut modules, mut unknown) = (None, Vec::new(), Vec::new());
+pub fn parse_packages(text: &str) -> Result<Packages, String> {
+    let mut packages = Packages::default();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let Some((package, level)) = pair.split_once('=').filter(|(_, level)| !level.contains('=')) else {
             return Err(format!("oddly structured `pkg=level` option: {pair}"));
         };
         let level = parse_level(level).ok_or_else(|| format!("couldn't parse log level {level}"))?;
         if package == "*" {
-            all = Some(level);
+            packages.all = Some(level);
             continue;
         }
         // etcd's packages have paths: `etcdserver/api/rafthttp`.
         let short = package.rsplit('/').next().unwrap_or(package);
         if let Some((_, known)) = PACKAGES.iter().find(|(name, _)| *name == short) {
-            modules.extend(known.iter().map(|module| ((*module).to_owned(), level)));
+            packages.modules.extend(known.iter().map(|module| ((*module).to_owned(), level)));
         } else if package.starts_with("ringd") {
-            modules.push((package.to_owned(), level));
+            packages.modules.push((package.to_owned(), level));
         } else if package.contains("::") {
-            modules.push((format!("ringd::{package}"), level));
+            packages.modules.push((format!("ringd::{package}"), level));
         } else {
-            unknown.push(package.to_owned());
+            packages.unknown.push(package.to_owned());
         }
     }
-    Ok((all, modules, unknown))
+    Ok(packages)
 }
 
 /// capnslog's names and letters, and zap's. What is asked for is always shown.
@@ -153,11 +163,11 @@ mod tests {
 
     #[test]
     fn packages_are_modules_here() {
-        let (all, modules, unknown) = parse_packages("etcdserver/api/snap=DEBUG,*=WARNING,nope=I").unwrap();
+        let Packages { all, modules, unknown } = parse_packages("etcdserver/api/snap=DEBUG,*=WARNING,nope=I").unwrap();
         assert_eq!((all, unknown), (Some(LogLevel::Warn), vec!["nope".to_owned()]));
         let debug = |module: &str| (module.to_owned(), LogLevel::Debug);
         assert_eq!(modules, [debug("ringd::shell::snapshot"), debug("ringd::shell::install")]);
-        let (_, modules, _) = parse_packages("shell::peers=D,ringd_storage::wal=T").unwrap();
+        let modules = parse_packages("shell::peers=D,ringd_storage::wal=T").unwrap().modules;
         assert_eq!(modules, [debug("ringd::shell::peers"), debug("ringd_storage::wal")]);
         for (bad, why) in [
             ("foo", "oddly structured `pkg=level` option: foo"),
