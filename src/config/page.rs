@@ -8,13 +8,29 @@ use std::fmt::Write as _;
 use super::flags::{FLAGS, Kind, Status};
 use super::go_flags;
 
+/// What the table does not say.
+const MAN_END: &str = "\
+.SH CONFIGURATION FILES
+YAML with the flags\\(aq names as keys, or etcd\\(aqs own files. With \\-\\-config\\-file or ETCD_CONFIG_FILE, flags and
+variables are ignored. A flag together with its variable is an error.
+.SH SIGNALS
+SIGTERM and SIGINT stop cleanly, a second one at once. SIGHUP opens the files of \\-\\-log\\-outputs again; without such
+files it ends the process.
+.SH EXIT STATUS
+0 after \\-\\-help and the like, or when the member was removed; 1 for any failure; 2 for a bad flag. A process that was
+stopped by a signal ends by that signal.
+.SH SEE ALSO
+.BR ringctl (1)
+";
+
 /// The manual page, in roff.
 #[must_use]
 pub fn man() -> String {
     let mut page = Vec::new();
+    let command = go_flags::command().version(env!("CARGO_PKG_VERSION"));
     // Writing to memory does not fail.
-    clap_mangen::Man::new(go_flags::command()).render(&mut page).expect("writing to memory cannot fail");
-    String::from_utf8_lossy(&page).into_owned()
+    clap_mangen::Man::new(command).render(&mut page).expect("writing to memory cannot fail");
+    String::from_utf8_lossy(&page).into_owned() + MAN_END
 }
 
 /// The completion script of a shell.

@@ -23,7 +23,7 @@ use crate::config::{Config, Notice, url};
 #[must_use]
 pub fn report(config: &Config) -> (String, bool) {
     let mut text = String::from("settings given:\n");
-    for setting in &config.settings {
+    for setting in config.settings.iter().filter(|setting| setting.name != "check-config") {
         let source = match setting.source {
             Source::Flag => "flag".to_owned(),
             Source::Variable => "variable".to_owned(),
