@@ -112,12 +112,17 @@ impl Cluster {
         });
     }
 
+    /// Whether a member takes itself for the leader.
+    pub fn says_it_leads(&self, member: usize) -> bool {
+        let told = self.request(member, "GET", "/v2/stats/self", "");
+        told.is_some_and(|answer| answer.status == 200 && answer.json()["state"] == "StateLeader")
+    }
+
     /// The member that leads and knows it.
     pub fn leader(&self) -> usize {
         wait_for("a leader", || {
             self.running().into_iter().find(|&member| {
-                let told = self.request(member, "GET", "/v2/stats/self", "");
-                told.is_some_and(|answer| answer.status == 200 && answer.json()["state"] == "StateLeader")
+                self.says_it_leads(member)
                     && self
                         .request(member, "GET", "/v2/keys/?quorum=true", "")
                         .is_some_and(|answer| answer.status == 200)

@@ -165,14 +165,14 @@ fn without_a_quorum_every_member_says_so_and_still_reads() {
         let failures = metric(member, "etcd_server_health_failures");
         assert!(failures > Some(0), "m{member} counted {failures:?} failures");
     }
+    // All at once: each waits for its time limit.
     std::thread::scope(|scope| {
-        for member in 0..3 {
+        let asked = [("PUT", "/v2/keys/alone"), ("GET", "/v2/keys/?quorum=true")];
+        for (member, (method, path)) in (0..3).flat_map(|member| asked.map(|asked| (member, asked))) {
             let cluster = &cluster;
             scope.spawn(move || {
-                for (method, path) in [("PUT", "/v2/keys/alone"), ("GET", "/v2/keys/?quorum=true")] {
-                    let refused = cluster.request(member, method, path, "value=1").expect("an answer");
-                    assert_eq!(refused.status, 500, "{refused:?}");
-                }
+                let refused = cluster.request(member, method, path, "value=1").expect("an answer");
+                assert_eq!(refused.status, 500, "{refused:?}");
             });
         }
     });
@@ -187,11 +187,13 @@ fn without_a_quorum_every_member_says_so_and_still_reads() {
 
 #[test]
 fn a_follower_whose_disk_takes_less_than_it_is_sent_lives_and_catches_up() {
-    /// Room for two segments of the log, not for a third.
-    const SMALL_MIB: usize = 150;
-    /// More than two segments hold, and less than makes the leader write a snapshot.
-    const WRITES: usize = 180;
+    /// Room for one segment of the log, which holds 64 MiB, not for a second.
+    const SMALL_MIB: usize = 80;
+    /// More than one segment holds, and less than makes the leader write a snapshot.
+    const WRITES: usize = 75;
     const WRITE_BYTES: usize = 1 << 20;
+    /// It has taken that many of them at least.
+    const SOME_BIG: u64 = 30;
     let test = "a_follower_whose_disk_takes_less_than_it_is_sent_lives_and_catches_up";
     let mut cluster = Cluster::new(3, &[]);
     if !cluster.net.can_cut() {
@@ -204,26 +206,39 @@ fn a_follower_whose_disk_takes_less_than_it_is_sent_lives_and_catches_up() {
     cluster.found(&[0, 1, 2]);
     // What it misses is sent at once when it goes on.
     cluster.signal(2, STOP);
+    // Writes that are not forwarded are quicker.
+    let leader = wait_for("a leader", || (0..2).find(|&member| cluster.says_it_leads(member)));
     let value = format!("value={}", "x".repeat(WRITE_BYTES));
     for number in 0..WRITES {
         wait_for("a write without the follower", || {
-            let written = cluster.request(number % 2, "PUT", &format!("/v2/keys/big/{}", number % 8), &value)?;
+            let written = cluster.request(leader, "PUT", &format!("/v2/keys/big/{}", number % 8), &value)?;
             (written.status < 300).then_some(())
         });
     }
     cluster.signal(2, CONTINUE);
-    wait_for("the follower's disk to be full", || {
+    let index = |member| Some(cluster.request(member, "GET", "/v2/keys/", "")?.etcd_index());
+    let behind = || {
         let log = cluster.log(2);
         assert!(!cluster.nodes[2].server.as_ref().expect("it runs").has_ended(), "the follower died: {log}");
-        log.contains("writes are refused before the WAL runs out of room").then_some(())
+        index(2).expect("it reads from what it has")
+    };
+    // It takes what it has room for, and then nothing for a while in which the leader sends again and again.
+    let ahead = index(leader).expect("the leader answers");
+    let mut last = behind();
+    wait_for("the follower to stand still", || {
+        std::thread::sleep(Duration::from_secs(2));
+        let before = std::mem::replace(&mut last, behind());
+        (before == last && before > SOME_BIG).then_some(())
     });
-    let behind = || cluster.request(2, "GET", "/v2/keys/", "").expect("it reads from what it has").etcd_index();
-    let ahead = cluster.request(0, "GET", "/v2/keys/", "").expect("an answer").etcd_index();
-    // A while in which the leader sends again and again.
-    for _ in 0..20 {
-        assert!(behind() < ahead, "{SMALL_MIB} MiB held {WRITES} MiB");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    assert!(last < ahead, "{SMALL_MIB} MiB held {WRITES} MiB");
+    assert!(cluster.log(2).contains("writes are refused before the WAL runs out of room"), "{}", cluster.log(2));
+    let metrics = cluster.request(2, "GET", "/metrics", "").expect("an answer").body;
+    let received: f64 = String::from_utf8_lossy(&metrics)
+        .lines()
+        .filter(|line| line.starts_with("etcd_network_peer_received_bytes_total{"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum();
+    assert!(received < (10 * WRITES * WRITE_BYTES) as f64, "{WRITES} MiB took {received} bytes so far");
     let pid = cluster.nodes[2].server.as_ref().expect("it runs").pid().to_string();
     let grow = ["-t", &pid, "-m", "mount", "-o", &format!("remount,size={}m", 4 * SMALL_MIB), &dir];
     disk::run("nsenter", &grow).expect("a disk that grows");
