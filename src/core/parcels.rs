@@ -7,9 +7,7 @@
 //! Must hold: the parts, taken in order, do to a log what the whole would; none carries more than the limit unless it is
 //! a single entry.
 
-use raft::eraftpb::Message;
-
-use super::entries::Entry;
+use super::entries::{Entry, Message};
 use super::replica::{room_for, room_for_entry};
 
 /// One message carries at most this much of a log: large enough to fill a batch, small enough to resend.
@@ -52,8 +50,7 @@ fn part_of(message: &mut Message, entries: Vec<Entry>) -> Message {
 
 #[cfg(test)]
 mod tests {
-    use raft::eraftpb::MessageType;
-
+    use super::super::entries::MessageType;
     use super::*;
 
     fn entry(index: u64, term: u64, bytes: usize) -> Entry {

@@ -226,7 +226,7 @@ fn a_follower_whose_disk_takes_less_than_it_is_sent_lives_and_catches_up() {
     let ahead = index(leader).expect("the leader answers");
     let mut last = behind();
     wait_for("the follower to stand still", || {
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(Duration::from_secs(1));
         let before = std::mem::replace(&mut last, behind());
         (before == last && before > SOME_BIG).then_some(())
     });
