@@ -1,7 +1,7 @@
 //! The server: parse, open, run.
 
 mod logging;
-mod ring_flags;
+mod ring_seam;
 
 use std::io::Read as _;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             Notice::Warn(text) => tracing::warn!("{text}"),
         }
     }
-    ring_flags::ENABLED.store(config.coop_taskrun, Ordering::Relaxed);
+    ring_seam::ENABLED.store(config.coop_taskrun, Ordering::Relaxed);
     match start::run(&config, Services { set_log_level: log.set_level, lost_log_lines: Box::new(logging::lost) }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
