@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// The longest one request may take.
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
+/// A log that did not grow for so long has been written as far as it goes.
+const LOG_PAUSE: Duration = Duration::from_millis(40);
+/// A log that never rests is read as it is.
+const LOG_LOOKS: u32 = 5;
 
 /// Where test servers listen: below the range from which the kernel takes the ports of outgoing connections, one of
 /// which would otherwise sooner or later sit on a port that a killed server wants back.
@@ -157,9 +161,23 @@ impl Server {
         Self { child: child.expect("ringd starts"), log }
     }
 
-    /// Everything it has logged.
+    /// Everything it has logged. While it lives, lines are written by a thread of its own, a moment after what they
+    /// tell of: that moment is waited for.
     pub fn stderr(&self) -> String {
-        std::fs::read_to_string(self.log.path()).unwrap_or_default()
+        let read = || std::fs::read_to_string(self.log.path()).unwrap_or_default();
+        let mut log = read();
+        for _ in 0..LOG_LOOKS {
+            if self.has_ended() {
+                return read();
+            }
+            std::thread::sleep(LOG_PAUSE);
+            let before = log.len();
+            log = read();
+            if log.len() == before {
+                break;
+            }
+        }
+        log
     }
 
     /// `kill -9`, and wait until it is gone.
