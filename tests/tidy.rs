@@ -50,7 +50,9 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ("tokio", &["src/shell/srv.rs"], "one executor; a resolver's thread ends with its look-ups"),
     ("hickory_resolver", &["src/shell/srv.rs"], "names are looked up on threads of their own"),
     ("prometheus", &["src/metrics"], "counting must not depend on how it is shown"),
-    ("tracing_subscriber", &["src/main.rs"], "only the program decides where the log goes"),
+    ("tracing_subscriber", &["src/logging"], "only the program decides where the log goes"),
+    ("tracing_appender", &["src/logging"], "only the program decides where the log goes"),
+    ("serde_saphyr", &["src/config/file.rs"], "files are read in one place"),
     ("clap", &["src/config", "benches/", "tools/", "tests/sim/src/main.rs"], "flags are read in config"),
     ("bincode", &["storage/src/codec.rs"], "one module, so that it can be replaced"),
 ];
