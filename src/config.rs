@@ -60,6 +60,14 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Where to bind for peers, one per URL, duplicates removed.
     pub listen_peer_addresses: Vec<Place>,
+    /// Listeners for metrics and health only, as URLs.
+    pub listen_metrics_urls: Vec<Url>,
+    /// Where to bind for them, one per URL, duplicates removed.
+    pub listen_metrics_addresses: Vec<Place>,
+    /// Whether `/metrics` shows what costs more.
+    pub metrics_extensive: bool,
+    /// Whether CPU profiles are served.
+    pub pprof: bool,
     /// What members and machines answers tell clients.
     pub advertise_client_urls: Vec<Url>,
     /// What other members are told at bootstrap.
@@ -301,6 +309,16 @@ fn invalid(text: &str) -> ConfigError {
     ConfigError::Invalid(verifying(text))
 }
 
+/// Who listens with TLS needs a certificate.
+fn require_certificate(urls: &[Url], settings: &TlsSettings) -> Result<(), ConfigError> {
+    match urls.iter().find(|url| url.is_secure() && !settings.has_certificate()) {
+        Some(url) => {
+            Err(invalid(&format!("cannot listen on TLS for {url}: KeyFile and CertFile are not presented")))
+        }
+        None => Ok(()),
+    }
+}
+
 fn verifying(text: &str) -> String {
     format!("error verifying flags, {text}. See 'ringd --help'.")
 }
@@ -400,6 +418,7 @@ impl Values {
     fn build(mut self) -> Result<Config, ConfigError> {
         let (listen_peer_urls, listen_peer_addresses) = self.listeners("listen-peer-urls")?;
         let (listen_client_urls, listen_client_addresses) = self.listeners("listen-client-urls")?;
+        let (listen_metrics_urls, listen_metrics_addresses) = self.places("listen-metrics-urls")?;
         let initial_advertise_peer_urls = self.advertised("initial-advertise-peer-urls")?;
         let advertise_client_urls = self.advertised("advertise-client-urls")?;
         let joining = self.joining()?;
@@ -431,6 +450,7 @@ impl Values {
         let limits = self.limits()?;
         let client_tls = self.tls("", &data_dir, "client", &listen_client_urls)?;
         let peer_tls = self.tls("peer-", &data_dir, "peer", &listen_peer_urls)?;
+        require_certificate(&listen_metrics_urls, &client_tls)?;
         Ok(Config {
             data_dir,
             client_tls,
@@ -440,6 +460,10 @@ impl Values {
             listen_client_addresses,
             listen_peer_urls,
             listen_peer_addresses,
+            listen_metrics_urls,
+            listen_metrics_addresses,
+            metrics_extensive: self.text("metrics") == "extensive",
+            pprof: self.bool("enable-pprof"),
             advertise_client_urls,
             initial_advertise_peer_urls,
             initial_cluster,
@@ -487,6 +511,15 @@ impl Values {
     }
 
     fn listeners(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
+        let found = self.places(name)?;
+        if found.0.is_empty() {
+            return Err(invalid(&format!("--{name} must name at least one URL")));
+        }
+        Ok(found)
+    }
+
+    /// URLs to listen on, and their places without duplicates.
+    fn places(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
         let urls = self.urls(name);
         let mut addresses = Vec::with_capacity(urls.len());
         for url in &urls {
@@ -494,9 +527,6 @@ impl Values {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
-        }
-        if addresses.is_empty() {
-            return Err(invalid(&format!("--{name} must name at least one URL")));
         }
         Ok((urls, addresses))
     }
@@ -540,12 +570,8 @@ impl Values {
         if has_files && settings.auto.is_some() {
             self.notices.push(Notice::Warn(format!("ignoring {side} auto TLS since certs given")));
         }
+        require_certificate(urls, &settings)?;
         for url in urls {
-            if url.is_secure() && !settings.has_certificate() {
-                return Err(invalid(&format!(
-                    "cannot listen on TLS for {url}: KeyFile and CertFile are not presented"
-                )));
-            }
             if !url.is_secure() && has_files {
                 self.notices.push(Notice::Warn(format!(
                     "The scheme of {side} url {url} is HTTP while {side} key/cert files are presented. Ignored {side} \

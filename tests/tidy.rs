@@ -52,6 +52,9 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ("prometheus", &["src/metrics"], "counting must not depend on how it is shown"),
     ("tracing_subscriber", &["src/main.rs"], "only the program decides where the log goes"),
     ("clap", &["src/config", "benches/", "tools/", "tests/sim/src/main.rs"], "flags are read in config"),
+    ("pprof", &["src/shell/profile.rs"], "samples are taken in one place, on a thread of their own"),
+    ("flate2", &["src/shell/profile.rs"], "only profiles are packed"),
+    ("sd_notify", &["src/shell/supervisor.rs"], "systemd is told in one place"),
     ("bincode", &["storage/src/codec.rs"], "one module, so that it can be replaced"),
 ];
 

@@ -194,9 +194,9 @@ pub const FLAGS: &[Flag] = &[
     flag("bcrypt-cost", Uint, "10", Auth, NO_V3, "Cost of hashing a v3 password."),
     flag("auth-token-ttl", Uint, "300", Auth, NO_V3, "Life of a v3 token, in seconds."),
 
-    flag("enable-pprof", Bool, "false", Observing, NoEffect("Go's profiler is not part of ringd; use perf"), "Serve /debug/pprof/."),
-    flag("metrics", Choice(&["basic", "extensive"]), "basic", Observing, NoEffect("all metrics are always exported"), "Detail of /metrics."),
-    flag("listen-metrics-urls", Urls, "", Observing, Refused(&[], "a separate metrics listener is not supported yet; scrape a client URL"), "Extra listeners for /metrics and /health."),
+    flag("enable-pprof", Bool, "false", Observing, Effective, "Serve CPU profiles at /debug/pprof/profile on client URLs."),
+    flag("metrics", Choice(&["basic", "extensive"]), "basic", Observing, Effective, "Detail of /metrics: extensive adds request durations in fine buckets."),
+    flag("listen-metrics-urls", Urls, "", Observing, Effective, "Further URLs to listen on, for /metrics, /health, /livez and /readyz only; https with the certificate for clients."),
     flag("logger", Choice(&["capnslog", "zap"]), "capnslog", Observing, NoEffect("there is one log format"), "Log format of etcd."),
     flag("log-outputs", Text, "default", Observing, Refused(&["stderr"], "the log goes to stderr; redirect it"), "Where the log goes."),
     flag("log-level", Choice(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Observing, Effective, "debug, info, warn, error, panic or fatal."),

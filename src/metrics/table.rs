@@ -98,7 +98,7 @@ enum Source {
     /// A distribution.
     Shape(fn(&Metrics) -> &Histogram),
     /// Distributions by request kind.
-    Shapes(fn(&Metrics) -> &[Histogram; KIND_NAMES.len()]),
+    Shapes(fn(&Metrics) -> Option<&[Histogram; KIND_NAMES.len()]>),
     /// Growing numbers by member; the label is etcd's `From` or `To`.
     PeerCounts(&'static str, fn(&PeerMetrics) -> &Cell<u64>),
     /// Distributions by member.
@@ -170,7 +170,7 @@ const TABLE: &[Row] = &[
     (
         "etcd_http_successful_duration_seconds",
         "From a request's arrival to its answer, watches aside.",
-        Shapes(|m| &m.served),
+        Shapes(|m| Some(&m.served)),
     ),
     (
         "etcd_network_active_peers",
@@ -247,6 +247,11 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.slow_applies)),
     ),
     (
+        "etcd_server_slow_read_indexes_total",
+        "Linearizable reads whose quorum took longer than 500 ms, or did not come.",
+        Count(|m, _| get(&m.slow_reads)),
+    ),
+    (
         "etcd_server_version",
         "The etcd release whose API is spoken, as a label.",
         Levels(|_, s| info("server_version", s.etcd_version)),
@@ -299,6 +304,11 @@ const TABLE: &[Row] = &[
         "ringd_recovery_seconds",
         "Time that recovery of the data directory took.",
         Level(|m, _| get(&m.recovery) / NANOS),
+    ),
+    (
+        "ringd_request_duration_seconds",
+        "From a request's arrival to its answer, in finer buckets than etcd's; with --metrics extensive.",
+        Shapes(|m| m.served_fine.get().map(|shapes| &**shapes)),
     ),
     ("ringd_store_index", "X-Etcd-Index.", Level(|_, s| float(s.etcd_index))),
     ("ringd_store_nodes", "Keys and directories.", Level(|_, s| float(s.nodes))),
@@ -365,7 +375,7 @@ pub(super) fn families(metrics: &Metrics, scrape: &Scrape) -> Vec<MetricFamily> 
             Levels(read) => (MetricType::GAUGE, read(metrics, scrape).into_iter().map(gauge).collect()),
             Shape(read) => (MetricType::HISTOGRAM, vec![histogram(Vec::new(), read(metrics))]),
             Shapes(read) => {
-                let counted = read(metrics).iter().enumerate().filter(|(_, shape)| shape.count() > 0);
+                let counted = read(metrics).into_iter().flatten().enumerate().filter(|(_, shape)| shape.count() > 0);
                 let samples = counted.map(|(kind, shape)| histogram(vec![method(kind)], shape));
                 (MetricType::HISTOGRAM, samples.collect())
             }

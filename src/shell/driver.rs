@@ -19,13 +19,14 @@ use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
-use super::connection::Conn;
+use super::connection::{Audience, Conn};
 use super::credentials::Credentials;
 use super::disk::Disk;
 use super::fan_out::FanOut;
 use super::notify::Notify;
 use super::peers::{self, Peers};
 use super::process;
+use super::profile::Profiler;
 use super::respond::{Responder, raft_position};
 use crate::config::{Cors, LogLevel};
 use crate::core::entries::is_forwarded_proposal;
@@ -55,13 +56,13 @@ pub struct Connections {
 
 impl Connections {
     /// Gives a new connection a slot.
-    pub fn open(&mut self, peer: bool) -> Rc<Conn> {
+    pub fn open(&mut self, audience: Audience) -> Rc<Conn> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
         });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, peer, Rc::clone(&self.sent_bytes)));
+        let conn = Rc::new(Conn::new(slot, self.next_generation, audience, Rc::clone(&self.sent_bytes)));
         self.slots[slot as usize] = Some(Rc::clone(&conn));
         self.open += 1;
         conn
@@ -142,6 +143,8 @@ pub struct Hub {
     pub metrics: Rc<Metrics>,
     /// What the program lends.
     pub services: Services,
+    /// Profiles of the processor's time.
+    pub profiler: Profiler,
     /// When this hub was made, on both clocks.
     pub begun: (Instant, UnixNanos),
     /// Both clocks as of the last tick.
@@ -201,6 +204,7 @@ impl Hub {
         cors: &Cors,
         services: Services,
         credentials: Credentials,
+        profiler: Profiler,
     ) -> Rc<Self> {
         let metrics = Rc::new(Metrics::default());
         let responder = Responder::new(node.config().cluster, cors, Rc::clone(&metrics));
@@ -215,6 +219,7 @@ impl Hub {
             limits,
             metrics,
             services,
+            profiler,
             begun,
             fds_at_start: process::list_fds(),
             wall_anchor: Cell::new(begun),
@@ -319,8 +324,8 @@ impl Hub {
     /// Whether connections of this kind end after what they have begun: all when the process stops, and those of
     /// clients when this member was removed, while it goes on serving raft.
     #[must_use]
-    pub fn is_closing(&self, peer: bool) -> bool {
-        self.stopping.get() || (self.is_removed.get() && !peer)
+    pub fn is_closing(&self, audience: Audience) -> bool {
+        self.stopping.get() || (self.is_removed.get() && audience == Audience::Clients)
     }
 
     /// Takes no further requests; open connections end after what they have begun.

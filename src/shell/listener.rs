@@ -19,7 +19,7 @@ use futures_lite::{AsyncWrite as _, FutureExt as _};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
-use super::connection;
+use super::connection::{self, Audience};
 use super::driver::Hub;
 use super::tls::Stream;
 use super::tls_files::Side;
@@ -82,12 +82,12 @@ impl Spoken {
     }
 }
 
-/// Accepts until the process ends. `peer` listeners serve only what members ask each other.
-pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool, spoken: Spoken) {
+/// Accepts until the process ends.
+pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, audience: Audience, spoken: Spoken) {
     let refusing = Rc::new(Cell::new(0));
     loop {
         match listener.accept().await {
-            Ok(stream) if hub.is_closing(peer) => drop(stream),
+            Ok(stream) if hub.is_closing(audience) => drop(stream),
             Ok(stream) if hub.connections.borrow().len() + spoken.handshakes() >= connections_max => {
                 metrics::add(&hub.metrics.turned_away, 1);
                 refuse(&hub, stream, &refusing);
@@ -95,9 +95,9 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
             Ok(stream) => {
                 metrics::add(&hub.metrics.accepted, 1);
                 match &spoken {
-                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), peer),
-                    Spoken::Tls(side) => secure(&hub, side, stream, peer, false),
-                    Spoken::Either(side) => secure(&hub, side, stream, peer, true),
+                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), audience),
+                    Spoken::Tls(side) => secure(&hub, side, stream, audience, false),
+                    Spoken::Either(side) => secure(&hub, side, stream, audience, true),
                 }
             }
             Err(error) => {
@@ -109,9 +109,9 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
 }
 
 /// Begins the task of a connection.
-fn serve(hub: Rc<Hub>, stream: Stream, peer: bool) {
+fn serve(hub: Rc<Hub>, stream: Stream, audience: Audience) {
     glommio::spawn_local(async move {
-        if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(connection::serve(hub, stream, audience)).catch_unwind().await.is_err() {
             tracing::error!("a connection's task panicked; the connection was dropped");
         }
     })
@@ -119,7 +119,7 @@ fn serve(hub: Rc<Hub>, stream: Stream, peer: bool) {
 }
 
 /// Begins a handshake, in a task of its own: the connection's task has no room for what a handshake needs.
-fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, peer: bool, plain_too: bool) {
+fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, audience: Audience, plain_too: bool) {
     let (hub, side) = (Rc::clone(hub), Rc::clone(side));
     side.handshakes().set(side.handshakes().get() + 1);
     glommio::spawn_local(async move {
@@ -127,7 +127,7 @@ fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, peer: bool, plain_t
         let accepted = tls_handshake::accept(&hub, &side, socket, plain_too).await;
         side.handshakes().set(side.handshakes().get() - 1);
         if let Some(stream) = accepted {
-            serve(hub, stream, peer);
+            serve(hub, stream, audience);
         }
     })
     .detach();

@@ -20,16 +20,18 @@ use ringd_storage::recover::{TAIL_CUT_NAME, clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
 
+use super::connection::Audience;
 use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
 use super::joining::Role;
 use super::listener::Spoken;
+use super::profile::Profiler;
 use super::tls_files::{self, Side};
 use super::tls_handshake::Worker;
 use super::{
     bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
-    snapshot,
+    snapshot, supervisor,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -132,6 +134,7 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
             // A proxy keeps nothing that could be lost.
             if let Ended::Signal(signal) = stop.await {
                 tracing::info!("received signal {signal}; the proxy ends");
+                supervisor::stopping().await;
                 signals::end_by(signal);
             }
             return Ok(());
@@ -163,7 +166,11 @@ enum Ended {
 async fn begin(config: &Config, services: Services) -> Result<Option<Rc<Hub>>, StartError> {
     match joining::decide(config).await? {
         Role::Member(config) => start(&config, services).await.map(Some),
-        Role::Proxy => proxy::start(config).await.map(|()| None),
+        Role::Proxy => {
+            proxy::start(config).await?;
+            supervisor::ready().await;
+            Ok(None)
+        }
     }
 }
 
@@ -172,13 +179,16 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let begun = clock::monotonic();
     let client_listeners = open_all(&config.listen_client_addresses).await?;
     let peer_listeners = open_all(&config.listen_peer_addresses).await?;
+    let monitor_listeners = open_all(&config.listen_metrics_addresses).await?;
+    supervisor::recovering().await;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
     let worker = Rc::new(Worker::default());
     let open_side = |settings, urls: &[Url], peers| {
         let hosts = urls.iter().map(|url| url.host().to_owned()).collect();
         Side::open(settings, hosts, peers, Rc::clone(&worker)).map(Rc::new).map_err(StartError::Config)
     };
-    let client_tls = open_side(&config.client_tls, &config.listen_client_urls, false)?;
+    let client_urls = [&config.listen_client_urls[..], &config.listen_metrics_urls[..]].concat();
+    let client_tls = open_side(&config.client_tls, &client_urls, false)?;
     let peer_tls = open_side(&config.peer_tls, &config.listen_peer_urls, true)?;
     let recovery_begun = clock::monotonic();
     let Opened { node, wal, identity, strangers } = open_node(config, &peer_tls, &directory).await?;
@@ -191,7 +201,11 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         "recovered {}",
         config.data_dir.display()
     );
-    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?);
+    let profiler = Profiler::new(config.pprof);
+    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?, profiler);
+    if config.metrics_extensive {
+        hub.metrics.extend();
+    }
     hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let (snap, wal_dir) = (directory.snap().clone(), directory.wal().clone());
@@ -227,14 +241,20 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
     let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
     let (peer_places, client_places) = (&config.listen_peer_addresses, &config.listen_client_addresses);
-    for (listeners, places, urls, side, peer) in [
-        (peer_listeners, peer_places, &config.listen_peer_urls, peer_tls, true),
-        (client_listeners, client_places, &config.listen_client_urls, client_tls, false),
+    let (monitor_places, monitor_urls) = (&config.listen_metrics_addresses, &config.listen_metrics_urls);
+    for (listeners, places, urls, side, audience) in [
+        (peer_listeners, peer_places, &config.listen_peer_urls, peer_tls, Audience::Members),
+        (monitor_listeners, monitor_places, monitor_urls, Rc::clone(&client_tls), Audience::Monitors),
+        (client_listeners, client_places, &config.listen_client_urls, client_tls, Audience::Clients),
     ] {
         for (listening, place) in listeners.into_iter().zip(places) {
             let spoken = spoken_at(place, urls, &side);
-            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer, spoken)).detach();
+            let accept = listener::accept(Rc::clone(&hub), listening, connections_max, audience, spoken);
+            glommio::spawn_local(accept).detach();
         }
+    }
+    for url in &config.listen_metrics_urls {
+        tracing::info!("listening for metrics on {url}");
     }
     glommio::spawn_local(serve_when_known(Rc::clone(&hub), note, config.listen_client_urls.clone(), begun)).detach();
     Ok(hub)
@@ -249,6 +269,7 @@ async fn serve_when_known(hub: Rc<Hub>, note: PathBuf, urls: Vec<Url>, begun: In
     }
     hub.metrics.ready_after.set(nanos(begun.elapsed()));
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
+    supervisor::ready().await;
 }
 
 /// Says now and then why clients are not served yet. `note` is the file that says that this member may have forgotten
@@ -256,6 +277,7 @@ async fn serve_when_known(hub: Rc<Hub>, note: PathBuf, urls: Vec<Url>, begun: In
 async fn tell_why_it_waits(hub: &Rc<Hub>, note: &Path) {
     loop {
         Timer::new(WAITING_TOLD_EVERY).await;
+        supervisor::waiting().await;
         let (reached, others) = hub.peers.reached();
         let (leader, is_gated) = {
             let node = hub.node.borrow();
@@ -318,6 +340,7 @@ pub(super) async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
 /// Lets begun requests end, writes what is left, and syncs it.
 async fn stop_cleanly(hub: &Rc<Hub>, why: &str) {
     tracing::info!("{why}; stopping");
+    supervisor::stopping().await;
     hub.not_leading.take();
     hub.input(Input::TransferLeadership);
     let tired = async {
