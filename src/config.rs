@@ -312,9 +312,7 @@ fn invalid(text: &str) -> ConfigError {
 /// Who listens with TLS needs a certificate.
 fn require_certificate(urls: &[Url], settings: &TlsSettings) -> Result<(), ConfigError> {
     match urls.iter().find(|url| url.is_secure() && !settings.has_certificate()) {
-        Some(url) => {
-            Err(invalid(&format!("cannot listen on TLS for {url}: KeyFile and CertFile are not presented")))
-        }
+        Some(url) => Err(invalid(&format!("cannot listen on TLS for {url}: KeyFile and CertFile are not presented"))),
         None => Ok(()),
     }
 }

@@ -92,6 +92,8 @@ pub struct Metrics {
     pub wal_fsync: Histogram,
     /// From a snapshot's begin to its publication, in nanoseconds.
     pub snapshot: Histogram,
+    /// Time of the sync of a snapshot's file, in nanoseconds.
+    pub snapshot_sync: Histogram,
     /// From the start of the process to serving, nanoseconds.
     pub ready_after: Cell<u64>,
     /// Recovery of the data directory alone, nanoseconds.
@@ -148,6 +150,7 @@ impl Default for Metrics {
             sync: Histogram::of_seconds(&FINE_BOUNDS),
             wal_fsync: Histogram::of_seconds(&DISK_BOUNDS),
             snapshot: Histogram::of_seconds(&DISK_BOUNDS),
+            snapshot_sync: Histogram::of_seconds(&DISK_BOUNDS),
             ready_after: Cell::default(),
             recovery: Cell::default(),
             accepted: Cell::default(),

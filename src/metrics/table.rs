@@ -257,6 +257,7 @@ const TABLE: &[Row] = &[
         Levels(|_, s| info("server_version", s.etcd_version)),
     ),
     ("etcd_snap_db_save_total_duration_seconds", "From a snapshot's begin to its publication.", Shape(|m| &m.snapshot)),
+    ("etcd_snap_fsync_duration_seconds", "Time of the sync of a snapshot's file.", Shape(|m| &m.snapshot_sync)),
     ("process_cpu_seconds_total", "User and system CPU time, in seconds.", Count(|_, s| s.cpu_seconds)),
     ("process_max_fds", "Limit of open descriptors.", Level(|_, s| float(s.max_fds))),
     ("process_open_fds", "Open descriptors.", Level(|_, s| float(s.open_fds))),

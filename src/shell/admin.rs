@@ -14,7 +14,7 @@ use crate::api::{stats, vars};
 use crate::config::LogLevel;
 use crate::metrics;
 use crate::wire::http_body::Request;
-use crate::wire::http_reply::{JSON, ReplyHead, TEXT, append_reply, append_reply_bytes};
+use crate::wire::http_reply::{JSON, ReplyHead, append_reply, append_reply_bytes};
 
 impl Responder {
     /// Answers one of these endpoints, whose method was checked; `None` when the route is none of them.

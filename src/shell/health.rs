@@ -98,8 +98,7 @@ impl Responder {
     ) -> Option<Dispatch> {
         let query = Query(query);
         // A check that is asked by its name is not excluded, as in etcd.
-        let chosen =
-            |check: &str| if name.is_empty() { !query.excludes(check) } else { check.as_bytes() == name };
+        let chosen = |check: &str| if name.is_empty() { !query.excludes(check) } else { check.as_bytes() == name };
         let findings = run(hub, probe, chosen);
         let asks_cluster = probe == Probe::Ready && chosen(LINEARIZABLE);
         if !name.is_empty() && findings.is_empty() && !asks_cluster {
