@@ -337,12 +337,30 @@ fn origins_are_any_or_listed() {
 }
 
 #[test]
-fn the_packaged_environment_file_makes_a_member_of_three() {
-    let text = include_str!("../../tools/packaging/ringd.env");
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let variables: Vec<(&str, &str)> = lines.map(|line| line.split_once('=').expect("NAME=VALUE")).collect();
-    let config = parse(&[], &variables).unwrap();
-    assert_eq!(config.check_bootstrap(), Ok(()));
-    assert_eq!((config.initial_cluster.len(), config.name.as_str()), (3, "infra1"));
-    assert!(!config.notices.iter().any(|notice| matches!(notice, Notice::Warn(_))), "{:?}", config.notices);
+fn the_packaged_environment_file_makes_a_member_alone_or_of_three() {
+    let text = include_str!("../../tools/packaging/ringd.conf");
+    let pairs = |start: &'static str| {
+        let lines = text.lines().filter_map(move |line| line.strip_prefix(start));
+        let of_member = lines.filter(|line| line.starts_with("ETCD_") && !line.contains("METRICS"));
+        of_member.map(|line| line.split_once('=').expect("NAME=VALUE")).collect::<Vec<_>>()
+    };
+    for (variables, members, name) in [(pairs(""), 1, "default"), (pairs("#"), 3, "infra1")] {
+        let config = parse(&[], &variables).unwrap();
+        assert_eq!(config.check_bootstrap(), Ok(()));
+        assert_eq!((config.initial_cluster.len(), config.name.as_str()), (members, name));
+        assert!(!config.notices.iter().any(|notice| matches!(notice, Notice::Warn(_))), "{:?}", config.notices);
+    }
+}
+
+#[test]
+fn metrics_listeners_are_further_places() {
+    let none = good(&[]);
+    assert!(none.listen_metrics_urls.is_empty() && !none.metrics_extensive && !none.pprof);
+    let urls = "http://127.0.0.1:2381,http://127.0.0.1:2381,http://127.0.0.1:2382";
+    let some = good(&["--listen-metrics-urls", urls, "--metrics=extensive", "--enable-pprof"]);
+    assert_eq!((some.listen_metrics_urls.len(), some.listen_metrics_addresses.len()), (3, 2));
+    assert!(some.metrics_extensive && some.pprof);
+    let secure = parse(&["--listen-metrics-urls", "https://127.0.0.1:2381"], &[]).unwrap_err();
+    assert!(secure.to_string().contains("KeyFile and CertFile are not presented"), "{secure}");
+    good(&["--listen-metrics-urls", "https://127.0.0.1:2381", "--auto-tls"]);
 }
