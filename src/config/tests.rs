@@ -1,5 +1,7 @@
 //! What etcd 3.4.23 answered to the same flags and variables, and what ringd adds.
 
+use super::flags::FLAGS;
+use super::joining::{Fallback, ProxyMode};
 use super::url::Place;
 use super::*;
 
@@ -7,6 +9,7 @@ fn parse(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigErro
     Config::parse(
         args.iter().map(OsString::from),
         variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))),
+        |path| Err(format!("open {}: no such file or directory", path.display())),
     )
 }
 
@@ -62,7 +65,7 @@ fn no_flags_give_etcds_defaults() {
     assert_eq!((config.heartbeat_interval.as_millis(), config.election_timeout.as_millis()), (100, 1000));
     assert_eq!((config.max_snapshots, config.max_wals), (Some(5), Some(5)));
     assert_eq!(config.limits, Limits::default());
-    assert_eq!((config.cors.clone(), config.log_level), (Cors::Any, LogLevel::Info));
+    assert_eq!((config.cors.clone(), config.log.level), (Cors::Any, LogLevel::Info));
     assert_eq!(config.check_bootstrap(), Ok(()));
 }
 
@@ -74,8 +77,8 @@ fn every_form_of_a_flag_is_read() {
         assert_eq!(config.initial_cluster.keys().collect::<Vec<_>>(), ["x"]);
     }
     assert_eq!(good(&["--name", "-x"]).name, "-x");
-    assert_eq!(good(&["--debug"]).log_level, LogLevel::Debug);
-    assert_eq!(good(&["--debug=F"]).log_level, LogLevel::Info);
+    assert_eq!(good(&["--debug"]).log.level, LogLevel::Debug);
+    assert_eq!(good(&["--debug=F"]).log.level, LogLevel::Info);
     assert_eq!(good(&["--election-timeout", "0x1F4"]).election_timeout.as_millis(), 500);
     assert_eq!(good(&["--election-timeout=01750"]).election_timeout.as_millis(), 1000);
     assert_eq!(good(&["--max-wals=0"]).max_wals, None);
@@ -247,7 +250,7 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
     assert_eq!(warnings(&["--enable-v2"]), 0);
     assert_eq!(warnings(&["--enable-v2=false", "--quota-backend-bytes=1"]), 2);
     assert_eq!(warnings(&["--log-outputs=stderr", "--proxy=off", "--auto-tls=false", "--host-whitelist=*"]), 0);
-    for args in [["--unsafe-no-fsync"], ["--config-file=x"], ["--log-outputs=/var/log/x"]] {
+    for args in [["--unsafe-no-fsync"], ["--host-whitelist=a"], ["--experimental-enable-v2v3=/x"]] {
         let (code, text) = bad(&args);
         assert_eq!(code, 1);
         assert!(text.contains(" cannot be "), "{text}");

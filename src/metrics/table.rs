@@ -64,6 +64,8 @@ pub struct Scrape {
     pub syncs: u64,
     /// Bytes appended to the WAL since the start.
     pub wal_bytes: u64,
+    /// Lines of the log that nobody took in time.
+    pub log_lines_lost: u64,
     /// Whether writes are refused for want of space.
     pub disk_full: bool,
     /// CPU time of the process, seconds.
@@ -274,6 +276,11 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.turned_away)),
     ),
     ("ringd_disk_full", "1 while writes are refused for want of space, else 0.", Level(|_, s| flag(s.disk_full))),
+    (
+        "ringd_log_lines_lost_total",
+        "Lines of the log that were lost because an output did not take them in time.",
+        Count(|_, s| float(s.log_lines_lost)),
+    ),
     (
         "ringd_loop_stall_longest_seconds",
         "The longest that one piece of work kept the loop since the start, by what it was.",

@@ -22,6 +22,7 @@ use super::clock;
 use super::connection::{Audience, Conn};
 use super::credentials::Credentials;
 use super::disk::Disk;
+use super::ending;
 use super::fan_out::FanOut;
 use super::notify::Notify;
 use super::peers::{self, Peers};
@@ -123,6 +124,8 @@ struct Owed {
 pub struct Services {
     /// Changes the log level at run time.
     pub set_log_level: Box<dyn Fn(LogLevel)>,
+    /// Lines of the log that were lost because nobody took them.
+    pub lost_log_lines: Box<dyn Fn() -> u64>,
 }
 
 /// Everything of one node on its thread.
@@ -398,7 +401,7 @@ impl Hub {
         self.metrics.step(Step::Turn, took);
         if took > SLOW_APPLY {
             metrics::add(&self.metrics.slow_applies, 1);
-            tracing::warn!("apply request took too long ({took:?} for {entries} new entries)");
+            tracing::warn!(?took, "expected-duration" = ?SLOW_APPLY, entries, "apply request took too long");
         }
     }
 
@@ -512,7 +515,12 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
         let late = std::mem::replace(&mut last, clock::monotonic()).elapsed().saturating_sub(interval);
         if late > interval && hub.node.borrow().is_leader() {
             metrics::add(&hub.metrics.late_heartbeats, 1);
-            tracing::warn!("leader failed to send out heartbeat on time (late by {late:?})");
+            tracing::warn!(
+                "heartbeat-interval" = ?interval,
+                "expected-duration" = ?2 * interval,
+                "exceeded-duration" = ?late - interval,
+                "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk"
+            );
         }
         hub.metrics.tick(hub.begun.0.elapsed());
         hub.wall_anchor.set((clock::monotonic(), clock::now()));
@@ -527,5 +535,6 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
 /// Ends the process: the node's state can no longer be trusted or moved on.
 pub fn die(message: &str) -> ! {
     tracing::error!("{message}");
+    ending::flush_log();
     std::process::exit(1)
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 pub mod bootstrap;
+pub mod check;
 pub mod clock;
 pub mod connection;
 pub mod cors;
@@ -12,6 +13,7 @@ pub mod dial;
 mod discovery;
 pub mod disk;
 pub mod driver;
+pub mod ending;
 pub mod executor;
 pub mod fan_out;
 mod health;
