@@ -12,7 +12,7 @@ use crate::api::admin::{self, HealthCheck};
 use crate::api::route::Route;
 use crate::api::{stats, vars};
 use crate::config::LogLevel;
-use crate::metrics;
+use crate::metrics::{self, SAMPLE_EVERY};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{JSON, ReplyHead, TEXT, append_reply, append_reply_bytes};
 
@@ -79,7 +79,15 @@ impl Responder {
                     virtual_bytes: now.virtual_bytes,
                 };
                 let head = ReplyHead { content_type: vars::CONTENT_TYPE, ..head };
-                append_reply(out, &head, |out| vars::render(out, &process, &node.raft_status()));
+                // Names of keys are for those who may read keys; nobody is asked for a password here.
+                let hot = &hub.metrics.hot;
+                let ranking = if node.auth().is_enabled() { Vec::new() } else { hot.ranking() };
+                let hot = vars::Hot {
+                    sampled: hot.samples(),
+                    sample_every: SAMPLE_EVERY,
+                    prefixes: ranking.iter().map(|hot| (hot.prefix.as_slice(), hot.count)).collect(),
+                };
+                append_reply(out, &head, |out| vars::render(out, &process, &hot, &node.raft_status()));
             }
             Route::LocalLog => match admin::parse_log_level(request.body.unwrap_or_default()) {
                 Ok(level) => {
@@ -120,8 +128,15 @@ fn log_level(level: admin::LogLevel) -> LogLevel {
     }
 }
 
+/// Whether the NOSPACE alarm is on here: writes that add are refused, for the key space exceeds its quota or the disk
+/// of the log is full.
+#[must_use]
+pub fn has_no_space(hub: &Hub) -> bool {
+    hub.pressure.is_over_quota() || hub.disk.is_full()
+}
+
 /// Whether this member finds nothing wrong without asking anyone.
 fn is_healthy(hub: &Hub, check: HealthCheck) -> bool {
-    let full = hub.disk.is_full() && !check.exclude_no_space;
+    let full = has_no_space(hub) && !check.exclude_no_space;
     !full && (check.serializable || hub.node.borrow().has_leader())
 }

@@ -28,8 +28,8 @@ use super::listener::Spoken;
 use super::tls_files::{self, Side};
 use super::tls_handshake::Worker;
 use super::{
-    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
-    snapshot,
+    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, process, proxy, raw,
+    signals, snapshot,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -61,6 +61,8 @@ const BIND_PAUSE: Duration = Duration::from_millis(50);
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Leadership is handed over within a round trip or two; after this the stop goes on without.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// Descriptors that clients leave to the streams of members, to files and to the ring.
+const DESCRIPTORS_KEPT: u64 = 128;
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -191,7 +193,8 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         "recovered {}",
         config.data_dir.display()
     );
-    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?);
+    let hub =
+        Hub::new(node, Disk::new(wal), (config.limits, config.ceilings), &config.cors, services, Credentials::new()?);
     hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let (snap, wal_dir) = (directory.snap().clone(), directory.wal().clone());
@@ -225,7 +228,8 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         strangers.iter().for_each(|member| peers::introduce(&hub, member.id, &member.peer_urls));
     }
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
-    let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
+    let of_clients = client_connections_max(config.connections_max, client_listeners.len());
+    let of_peers = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
     let (peer_places, client_places) = (&config.listen_peer_addresses, &config.listen_client_addresses);
     for (listeners, places, urls, side, peer) in [
         (peer_listeners, peer_places, &config.listen_peer_urls, peer_tls, true),
@@ -233,11 +237,21 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     ] {
         for (listening, place) in listeners.into_iter().zip(places) {
             let spoken = spoken_at(place, urls, &side);
-            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer, spoken)).detach();
+            let most = if peer { of_peers } else { of_clients };
+            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, most, peer, spoken)).detach();
         }
     }
     glommio::spawn_local(serve_when_known(Rc::clone(&hub), note, config.listen_client_urls.clone(), begun)).detach();
     Ok(hub)
+}
+
+/// What each listener for clients takes: no more than the setting, nor than leaves descriptors to everything else.
+fn client_connections_max(setting: u64, listeners: usize) -> usize {
+    let most = process::max_fds().saturating_sub(DESCRIPTORS_KEPT) / listeners.max(1) as u64;
+    if setting > most {
+        tracing::info!("each listener takes at most {} clients: the limit of descriptors allows no more", most.max(1));
+    }
+    usize::try_from(setting.min(most.max(1))).unwrap_or(usize::MAX)
 }
 
 /// Serves clients once the cluster knows this member and everything acknowledged earlier is applied again.
