@@ -46,6 +46,8 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const HEARTBEATS_PER_ELECTION: u64 = 5;
 /// The smallest request head a client could use at all.
 const HEADER_BYTES_MIN: u64 = 1024;
+/// What `--quota-backend-bytes 0` means, as in etcd.
+const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// The longest timeout of a client; a longer one is a slip of the unit. Zero is for those who want none.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -114,6 +116,8 @@ pub struct Config {
     pub connections_max: u64,
     /// What one request may cost.
     pub limits: Limits,
+    /// What all of them together may cost.
+    pub ceilings: Ceilings,
     /// How long a client may take.
     pub timeouts: Timeouts,
     /// Events kept for watches that begin in the past.
@@ -130,6 +134,17 @@ pub struct Config {
     pub check_only: bool,
     /// Lines for the log, once there is one.
     pub notices: Vec<Notice>,
+}
+
+/// What all clients together may cost, in bytes; see `shell/pressure.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Of the key space (`Store::bytes`).
+    pub quota: u64,
+    /// Of writes under way.
+    pub writes_pending: u64,
+    /// Of large request bodies that are gathered.
+    pub bodies: u64,
 }
 
 /// How long a client may take, in whole seconds; `None` is for ever. etcd waits for ever.
@@ -433,6 +448,11 @@ impl Values {
             cors: self.cors()?,
             connections_max: self.at_least("ringd-connections-max", 1)?,
             limits,
+            ceilings: Ceilings {
+                quota: Some(self.uint("quota-backend-bytes")).filter(|&bytes| bytes > 0).unwrap_or(QUOTA_DEFAULT_BYTES),
+                writes_pending: self.at_least("ringd-writes-pending-bytes", 1)?,
+                bodies: self.at_least("ringd-bodies-bytes", 1)?,
+            },
             timeouts: Timeouts {
                 idle: self.seconds("ringd-idle-timeout")?,
                 head: self.seconds("ringd-header-timeout")?,
@@ -683,9 +703,11 @@ impl Values {
 
     fn limits(&self) -> Result<Limits, ConfigError> {
         let header = self.at_least("ringd-request-header-max", HEADER_BYTES_MIN)?;
+        // In etcd the flag bounds v3 requests, so that its default leaves v2 forms their 10 MiB.
+        let whole = if self.is_set("max-request-bytes") { self.at_least("max-request-bytes", 1)? } else { u64::MAX };
         Ok(Limits {
             header_bytes_max: usize::try_from(header).unwrap_or(usize::MAX),
-            body_bytes_max: self.uint("ringd-request-body-max"),
+            body_bytes_max: self.uint("ringd-request-body-max").min(whole),
             ..Limits::default()
         })
     }

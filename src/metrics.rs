@@ -8,6 +8,7 @@
 //! 2. A name that etcd has means what it means there; names of our own begin with `ringd_`.
 
 mod cells;
+mod hot;
 mod peers;
 mod proxy;
 mod table;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use prometheus::{Encoder, TextEncoder};
 
 pub use cells::{Histogram, doubling};
+pub use hot::{Hot, HotPrefixes, SAMPLE_EVERY, SLOTS};
 pub use peers::{Latency, PeerMetrics};
 pub use proxy::{Dropped, ProxyMetrics};
 pub use table::{Scrape, StoreCounts};
@@ -133,6 +135,14 @@ pub struct Metrics {
     gets_in_step: Cell<u64>,
     /// One per other member, in the order of their ids.
     pub peers: RefCell<Vec<Rc<PeerMetrics>>>,
+    /// Writes refused because the key space exceeds its quota.
+    pub refused_quota: Cell<u64>,
+    /// Writes refused because too much was under way.
+    pub refused_overload: Cell<u64>,
+    /// Requests refused because too many large bodies were being gathered.
+    pub bodies_refused: Cell<u64>,
+    /// What is asked for most.
+    pub hot: HotPrefixes,
     /// Append messages from leaders.
     pub appends_received: Cell<u64>,
     /// Append messages to followers.
@@ -172,6 +182,10 @@ impl Default for Metrics {
             failed: RefCell::default(),
             gets_in_step: Cell::default(),
             peers: RefCell::default(),
+            refused_quota: Cell::default(),
+            refused_overload: Cell::default(),
+            bodies_refused: Cell::default(),
+            hot: HotPrefixes::default(),
             appends_received: Cell::default(),
             appends_sent: Cell::default(),
         }
@@ -237,6 +251,12 @@ impl Metrics {
     #[inline]
     pub fn received(&self, kind: Kind) {
         add(&self.received[kind as usize], 1);
+    }
+
+    /// A write was refused before it was proposed.
+    pub fn write_refused(&self, over_quota: bool, overload: bool) {
+        add(&self.refused_quota, u64::from(over_quota));
+        add(&self.refused_overload, u64::from(overload));
     }
 
     /// A plain read was answered within the running step.

@@ -66,8 +66,20 @@ pub struct Scrape {
     pub wal_bytes: u64,
     /// Lines of the log that nobody took in time.
     pub log_lines_lost: u64,
-    /// Whether writes are refused for want of space.
+    /// Whether writes are refused for want of space on the disk.
     pub disk_full: bool,
+    /// Bytes of the key space, as the quota counts them.
+    pub store_bytes: u64,
+    /// The quota.
+    pub quota_bytes: u64,
+    /// Whether the NOSPACE alarm is on.
+    pub over_quota: bool,
+    /// Bytes of writes under way.
+    pub writes_pending_bytes: u64,
+    /// Bytes of large bodies held.
+    pub bodies_bytes: u64,
+    /// Bytes of events that wait for slow watchers.
+    pub mailbox_bytes: u64,
     /// CPU time of the process, seconds.
     pub cpu_seconds: f64,
     /// Resident memory, bytes.
@@ -175,6 +187,16 @@ const TABLE: &[Row] = &[
         Shapes(|m| Some(&m.served)),
     ),
     (
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Bytes of the key space that --quota-backend-bytes counts.",
+        Level(|_, s| float(s.store_bytes)),
+    ),
+    (
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "The same: ringd keeps no free pages.",
+        Level(|_, s| float(s.store_bytes)),
+    ),
+    (
         "etcd_network_active_peers",
         "1 if the stream to the member stands, else 0.",
         Levels(|m, s| {
@@ -238,6 +260,7 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.proposals_failed)),
     ),
     ("etcd_server_proposals_pending", "Proposals that wait for their commit.", Level(|_, s| float(s.pending))),
+    ("etcd_server_quota_backend_bytes", "The quota of the key space.", Level(|_, s| float(s.quota_bytes))),
     (
         "etcd_server_read_indexes_failed_total",
         "Linearizable reads that found no quorum in time.",
@@ -267,7 +290,14 @@ const TABLE: &[Row] = &[
     ("process_start_time_seconds", "When the process started, in seconds since 1970.", Level(|_, s| s.start_seconds)),
     ("process_virtual_memory_bytes", "Address space in use, in bytes.", Level(|_, s| float(s.virtual_bytes))),
     ("process_virtual_memory_max_bytes", "Limit of the address space, in bytes.", Level(|_, s| s.virtual_max_bytes)),
+    ("ringd_alarm_nospace", "1 while the key space exceeds its quota, else 0.", Level(|_, s| flag(s.over_quota))),
     ("ringd_batch_entries", "Raft entries that one turn appended.", Shape(|m| &m.batch_entries)),
+    ("ringd_bodies_bytes", "Bytes of large request bodies that are gathered.", Level(|_, s| float(s.bodies_bytes))),
+    (
+        "ringd_bodies_refused_total",
+        "Requests refused because too many large bodies were being gathered.",
+        Count(|m, _| get(&m.bodies_refused)),
+    ),
     ("ringd_connections", "Open connections.", Level(|_, s| float(s.connections))),
     ("ringd_connections_accepted_total", "Connections accepted.", Count(|m, _| get(&m.accepted))),
     (
@@ -327,6 +357,20 @@ const TABLE: &[Row] = &[
     ),
     ("ringd_syncs_total", "Syncs of the write-ahead log.", Count(|_, s| float(s.syncs))),
     ("ringd_version", "ringd's own version, as a label.", Levels(|_, s| info("version", s.ringd_version))),
+    (
+        "ringd_watch_waiting_bytes",
+        "Bytes of events that wait for watchers who are behind, each counted for everyone it waits for.",
+        Level(|_, s| float(s.mailbox_bytes)),
+    ),
+    ("ringd_writes_pending_bytes", "Bytes of writes under way.", Level(|_, s| float(s.writes_pending_bytes))),
+    (
+        "ringd_writes_refused_total",
+        "Writes refused before they were proposed: over the quota, or too much under way.",
+        Counts(|m, _| {
+            let reason = |name: &str, count| (vec![("reason", name.to_owned())], get(count));
+            vec![reason("overload", &m.refused_overload), reason("quota", &m.refused_quota)]
+        }),
+    ),
 ];
 
 /// Nanoseconds in a second.

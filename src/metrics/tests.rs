@@ -133,6 +133,7 @@ fn stock_alerts_find_every_series_that_has_a_meaning_here() {
             }
             "none" => {
                 assert!(!rest.is_empty(), "{first}: why not?");
+                assert!(!text.contains(&format!("# TYPE {first} ")), "{first} is exported");
                 none.push(first);
             }
             "alert" => {

@@ -12,7 +12,7 @@ use crate::api::admin;
 use crate::api::route::Route;
 use crate::api::{stats, vars};
 use crate::config::LogLevel;
-use crate::metrics;
+use crate::metrics::{self, SAMPLE_EVERY};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{JSON, ReplyHead, append_reply, append_reply_bytes};
 
@@ -75,7 +75,15 @@ impl Responder {
                     virtual_bytes: now.virtual_bytes,
                 };
                 let head = ReplyHead { content_type: vars::CONTENT_TYPE, ..head };
-                append_reply(out, &head, |out| vars::render(out, &process, &node.raft_status()));
+                // Names of keys are for those who may read keys; nobody is asked for a password here.
+                let hot = &hub.metrics.hot;
+                let ranking = if node.auth().is_enabled() { Vec::new() } else { hot.ranking() };
+                let hot = vars::Hot {
+                    sampled: hot.samples(),
+                    sample_every: SAMPLE_EVERY,
+                    prefixes: ranking.iter().map(|hot| (hot.prefix.as_slice(), hot.count)).collect(),
+                };
+                append_reply(out, &head, |out| vars::render(out, &process, &hot, &node.raft_status()));
             }
             Route::LocalLog => match admin::parse_log_level(request.body.unwrap_or_default()) {
                 Ok(level) => {
@@ -103,4 +111,11 @@ fn log_level(level: admin::LogLevel) -> LogLevel {
         admin::LogLevel::Info => LogLevel::Info,
         admin::LogLevel::Debug | admin::LogLevel::Trace => LogLevel::Debug,
     }
+}
+
+/// Whether the NOSPACE alarm is on here: writes that add are refused, for the key space exceeds its quota or the disk
+/// of the log is full.
+#[must_use]
+pub fn has_no_space(hub: &Hub) -> bool {
+    hub.pressure.is_over_quota() || hub.disk.is_full()
 }

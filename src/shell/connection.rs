@@ -6,7 +6,7 @@
 //! Invariants:
 //! 1. Answers leave in the order of their requests, whatever order their outcomes arrive in.
 //! 2. A read behind a write of the same connection sees that write: it waits until the write was answered.
-//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer.
+//! 3. Every buffer is bounded: input by the request limits and, over all connections, by `pressure.rs`; output by [`OUT_HIGH_BYTES`] plus one answer.
 //! 4. A client that keeps its connection busy lets others run: between two waits the task yields when its time is up.
 //! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
 //!    if it does not read.
@@ -23,7 +23,7 @@ use futures_lite::{AsyncRead, AsyncWrite};
 
 use super::clock;
 use super::credentials::{self, Findings, HashPlan, VerifyPlan};
-use super::driver::Hub;
+use super::driver::{Connections, Hub};
 use super::notify::Notify;
 use super::pace::{Pace, Phase};
 use super::peer_in;
@@ -37,7 +37,7 @@ use crate::core::membership::MemberChange;
 use crate::core::store::{Event, WatcherId};
 use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
-use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT};
+use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT, TOO_MANY_BODIES};
 use crate::wire::http_request::RequestError;
 use crate::wire::peer_handshake::parse_request;
 
@@ -102,6 +102,8 @@ pub struct Conn {
     pub(super) mailbox: Mailbox,
     /// The linearizable read that is awaited, by its token's number, and what became of it.
     linear_read: Cell<(u32, Option<bool>)>,
+    /// What [`super::pressure::Pressure::hold`] counts of its input.
+    held: Cell<usize>,
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
     findings: Findings,
@@ -115,7 +117,7 @@ pub struct Conn {
 impl Conn {
     /// A connection in this slot.
     #[must_use]
-    pub fn new(slot: u32, generation: u32, audience: Audience, sent_bytes: Rc<Cell<u64>>) -> Self {
+    pub fn new(slot: u32, generation: u32, audience: Audience, all: &Connections) -> Self {
         Self {
             slot,
             generation,
@@ -123,9 +125,10 @@ impl Conn {
             out: RefCell::default(),
             pending: RefCell::default(),
             next_seq: Cell::new(0),
-            mailbox: Mailbox::default(),
+            mailbox: Mailbox::new(Rc::clone(&all.mailbox_bytes)),
             linear_read: Cell::default(),
-            sent_bytes,
+            held: Cell::new(0),
+            sent_bytes: Rc::clone(&all.sent_bytes),
             findings: Findings::default(),
             certificate_user: OnceCell::new(),
             wake: Notify::default(),
@@ -297,6 +300,7 @@ pub async fn serve(hub: Rc<Hub>, mut stream: Stream, audience: Audience) {
             raw::reset_on_close(stream.socket());
         }
     }
+    assert!(hub.pressure.hold(&conn.held, 0), "giving back is always possible");
     hub.connections.borrow_mut().close(&conn);
 }
 
@@ -479,6 +483,15 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                     return Step::AwaitWrites;
                 }
                 input.compact(reader);
+                let held = conn.held.get();
+                if !hub.pressure.hold(&conn.held, total.unwrap_or(0).max(input.bytes.len())) {
+                    metrics::add(&hub.metrics.bodies_refused, 1);
+                    conn.out().extend_from_slice(TOO_MANY_BODIES);
+                    return Step::Close;
+                }
+                if conn.held.get() < held {
+                    input.bytes.shrink_to(IDLE_BUFFER_BYTES);
+                }
                 if let Some(total) = total {
                     input.bytes.reserve(total.saturating_sub(input.bytes.len()));
                 }

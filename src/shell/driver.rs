@@ -26,10 +26,11 @@ use super::ending;
 use super::fan_out::FanOut;
 use super::notify::Notify;
 use super::peers::{self, Peers};
+use super::pressure::Pressure;
 use super::process;
 use super::profile::Profiler;
 use super::respond::{Responder, raft_position};
-use crate::config::{Cors, LogLevel};
+use crate::config::{Ceilings, Cors, LogLevel};
 use crate::core::entries::is_forwarded_proposal;
 use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
 use crate::core::node::Node;
@@ -53,6 +54,8 @@ pub struct Connections {
     open: usize,
     /// Bytes that all of them have sent.
     pub sent_bytes: Rc<Cell<u64>>,
+    /// Bytes of events that wait in their mailboxes.
+    pub mailbox_bytes: Rc<Cell<u64>>,
 }
 
 impl Connections {
@@ -63,7 +66,7 @@ impl Connections {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
         });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, audience, Rc::clone(&self.sent_bytes)));
+        let conn = Rc::new(Conn::new(slot, self.next_generation, audience, self));
         self.slots[slot as usize] = Some(Rc::clone(&conn));
         self.open += 1;
         conn
@@ -142,6 +145,8 @@ pub struct Hub {
     pub responder: Responder,
     /// What one request may cost.
     pub limits: Limits,
+    /// What all of them together may cost.
+    pub pressure: Pressure,
     /// What is counted.
     pub metrics: Rc<Metrics>,
     /// What the program lends.
@@ -203,7 +208,7 @@ impl Hub {
     pub fn new(
         node: Node,
         disk: Disk,
-        limits: Limits,
+        (limits, ceilings): (Limits, Ceilings),
         cors: &Cors,
         services: Services,
         credentials: Credentials,
@@ -220,6 +225,7 @@ impl Hub {
             credentials,
             responder,
             limits,
+            pressure: Pressure::new(ceilings),
             metrics,
             services,
             profiler,
@@ -355,6 +361,7 @@ impl Hub {
         node.handle(Input::Room { available: !self.disk.is_exhausted() }, clock::now());
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
+        self.pressure.look_at(node.store().bytes());
         drop(node);
         if let Some(message) = effects.fatal.take() {
             die(&message);

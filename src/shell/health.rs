@@ -3,6 +3,7 @@
 //! Owns: which checks there are and who asks them ([`CHECKS`] is the one list: a new reason to be unwell is a row there).
 //! Touches: the hub's state. Awaits nothing: a check that asks the cluster becomes a plan, as a linearizable read does.
 
+use super::admin::has_no_space;
 use super::clock;
 use super::driver::Hub;
 use super::respond::{Dispatch, GetPlan, Reply, Responder};
@@ -45,7 +46,7 @@ const CHECKS: &[Check] = &[
 const LINEARIZABLE: &str = "linearizable_read";
 
 fn has_space(hub: &Hub) -> Result<(), &'static str> {
-    if hub.disk.is_full() { Err("no space left for the write-ahead log") } else { Ok(()) }
+    if has_no_space(hub) { Err("the key space exceeds its quota, or the log's disk is full") } else { Ok(()) }
 }
 
 fn serves(hub: &Hub) -> Result<(), &'static str> {

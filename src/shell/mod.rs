@@ -29,6 +29,7 @@ mod peer_in;
 pub mod peer_out;
 pub mod peer_snapshot;
 pub mod peers;
+pub mod pressure;
 pub mod process;
 mod profile;
 mod proxy;

@@ -19,6 +19,7 @@ use super::disk::Admission;
 use super::driver::Hub;
 use super::health::Report;
 use super::manage::{self, Right};
+use super::pressure::Verdict;
 use super::profile::ProfilePlan;
 use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
@@ -314,25 +315,34 @@ impl Responder {
                 Right::Ask(plan) => return Dispatch::Verify(plan),
             }
         }
+        self.metrics.hot.see(path);
         let kind = parsed.as_ref().ok().map(|request| kind(method, request));
         let reply = Reply { kind, ..reply };
         let dispatch = match parsed {
             Ok(KeysRequest::Write { write, no_value_on_success }) => {
-                match hub.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
-                    Admission::Yes => {
-                        self.count_received(reply);
-                        let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
-                        hub.propose(token, write);
-                        Dispatch::Proposed
-                    }
-                    Admission::Later => Dispatch::AwaitRoom,
-                    Admission::Full if behind_writes => Dispatch::BehindWrites,
-                    Admission::Full => {
-                        self.count_received(reply);
-                        self.error(&mut conn.out(), &failure(ProposalFailure::NoSpace), reply);
-                        Dispatch::Answered
-                    }
+                let verdict = hub.pressure.judge(&hub.node.borrow(), &write);
+                let bytes = write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len);
+                let refusal = match verdict {
+                    Verdict::Admit => match hub.disk.admit(bytes) {
+                        Admission::Yes => {
+                            self.count_received(reply);
+                            let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
+                            hub.propose(token, write);
+                            return Dispatch::Proposed;
+                        }
+                        Admission::Later => return Dispatch::AwaitRoom,
+                        Admission::Full => failure(ProposalFailure::NoSpace),
+                    },
+                    Verdict::OverQuota => ApiError::space_exceeded(),
+                    Verdict::Overload => ApiError::too_many_requests(),
+                };
+                if behind_writes {
+                    return Dispatch::BehindWrites;
                 }
+                self.metrics.write_refused(verdict == Verdict::OverQuota, verdict == Verdict::Overload);
+                self.count_received(reply);
+                self.error(&mut conn.out(), &refusal, reply);
+                Dispatch::Answered
             }
             _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {

@@ -30,8 +30,8 @@ use super::profile::Profiler;
 use super::tls_files::{self, Side};
 use super::tls_handshake::Worker;
 use super::{
-    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
-    snapshot, supervisor,
+    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, process, proxy, raw,
+    signals, snapshot, supervisor,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -59,10 +59,14 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const BIND_TRIES: u32 = 20;
 /// Between two tries: a second in all.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// Connections to one listener for monitors: they are few, and clients that come to the wrong port must not be many.
+const MONITORS_MAX: usize = 256;
 /// A member that waits for its cluster says so this often.
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Leadership is handed over within a round trip or two; after this the stop goes on without.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// Descriptors that clients leave to the streams of members, to files and to the ring.
+const DESCRIPTORS_KEPT: u64 = 128;
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -201,8 +205,8 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         "recovered {}",
         config.data_dir.display()
     );
-    let profiler = Profiler::new(config.pprof);
-    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?, profiler);
+    let (profiler, bounds) = (Profiler::new(config.pprof), (config.limits, config.ceilings));
+    let hub = Hub::new(node, Disk::new(wal), bounds, &config.cors, services, Credentials::new()?, profiler);
     if config.metrics_extensive {
         hub.metrics.extend();
     }
@@ -239,7 +243,8 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         strangers.iter().for_each(|member| peers::introduce(&hub, member.id, &member.peer_urls));
     }
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
-    let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
+    let of_clients = client_connections_max(config.connections_max, client_listeners.len());
+    let of_peers = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
     let (peer_places, client_places) = (&config.listen_peer_addresses, &config.listen_client_addresses);
     let (monitor_places, monitor_urls) = (&config.listen_metrics_addresses, &config.listen_metrics_urls);
     for (listeners, places, urls, side, audience) in [
@@ -249,7 +254,12 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     ] {
         for (listening, place) in listeners.into_iter().zip(places) {
             let spoken = spoken_at(place, urls, &side);
-            let accept = listener::accept(Rc::clone(&hub), listening, connections_max, audience, spoken);
+            let most = match audience {
+                Audience::Clients => of_clients,
+                Audience::Members => of_peers,
+                Audience::Monitors => of_peers.min(MONITORS_MAX),
+            };
+            let accept = listener::accept(Rc::clone(&hub), listening, most, audience, spoken);
             glommio::spawn_local(accept).detach();
         }
     }
@@ -258,6 +268,15 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     }
     glommio::spawn_local(serve_when_known(Rc::clone(&hub), note, config.listen_client_urls.clone(), begun)).detach();
     Ok(hub)
+}
+
+/// What each listener for clients takes: no more than the setting, nor than leaves descriptors to everything else.
+fn client_connections_max(setting: u64, listeners: usize) -> usize {
+    let most = process::max_fds().saturating_sub(DESCRIPTORS_KEPT) / listeners.max(1) as u64;
+    if setting > most {
+        tracing::info!("each listener takes at most {} clients: the limit of descriptors allows no more", most.max(1));
+    }
+    usize::try_from(setting.min(most.max(1))).unwrap_or(usize::MAX)
 }
 
 /// Serves clients once the cluster knows this member and everything acknowledged earlier is applied again.
