@@ -86,6 +86,7 @@ const ALTERNATE_ENDS: &str = "\x1b[?1049l";
 
 /// Runs a shell line at a terminal; once the view is drawn, types `keys`. Everything that came to the terminal.
 fn at_terminal(stage: &Stage, line: &str, keys: &str) -> String {
+    // What is blank is not drawn, so only single words can be looked for.
     let line = format!("stty cols 120 rows 30; {line}; stty -a; echo the end");
     let mut command = stage.prepare("script".as_ref(), &["-qec", &line, "/dev/null"], &[("TERM", "xterm")]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
@@ -96,7 +97,7 @@ fn at_terminal(stage: &Stage, line: &str, keys: &str) -> String {
             0 => break,
             read => shown.extend_from_slice(&chunk[..read]),
         }
-        if !typed && text(&shown).contains("hottest prefixes") {
+        if !typed && text(&shown).contains("hottest") {
             typed = true;
             child.stdin.as_mut().expect("piped").write_all(keys.as_bytes()).expect("a pipe");
         }
@@ -112,9 +113,10 @@ fn the_terminal_is_given_back_after_a_key_and_after_a_signal() {
     }
     let stage = Stage::new();
     let top = format!("{} top", RINGCTL.display());
+    let patient = format!("timeout --foreground --signal KILL 60 {top}");
     for (line, keys) in [
-        (top.clone(), "q"),
-        (top.clone(), "\x1b[B\x1b[A\x03"),
+        (patient.clone(), "q"),
+        (patient, "\x1b[B\x1b[A\x03"),
         (format!("timeout --foreground --signal TERM 3 {top}"), ""),
     ] {
         let shown = at_terminal(&stage, &line, keys);
