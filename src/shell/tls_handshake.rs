@@ -26,7 +26,7 @@ use super::tls::{Secured, Stream};
 use super::tls_files::Side;
 use super::{clock, connection};
 use crate::config::url::Url;
-use crate::wire::certificate;
+use crate::wire::certificate::{self, Refusal};
 use crate::wire::tls::{PLAIN_HTTP, Session, begins_handshake, words};
 
 /// A handshake takes a few round trips; one that takes longer than this is nobody's.
@@ -166,10 +166,10 @@ pub async fn accept(hub: &Hub, side: &Side, mut socket: TcpStream, plain_too: bo
         let config = side.server().ok_or_else(|| io::Error::other("there is no certificate"))?;
         let session = Session::accept(config).map_err(|error| Failure::Tls(error, String::new()))?;
         let session = shake(side.worker(), &mut socket, session, bytes).await?;
-        let refused = |why: String| Failure::Tls(Error::General(why), session.server_name().to_owned());
         if let (Some(certificate), Some(remote)) = (session.peer_certificates().first(), remote)
             && side.checks_addresses()
         {
+            let refused = |why| Failure::Tls(Refusal::of(certificate, why), session.server_name().to_owned());
             comes_from_its_host(certificate, remote.ip()).await.map_err(refused)?;
         }
         Ok(Some(session))
@@ -184,15 +184,28 @@ pub async fn accept(hub: &Hub, side: &Side, mut socket: TcpStream, plain_too: bo
         Err(failure) => failure,
     };
     if side.told().may_tell(clock::now().get() / 1_000_000_000) {
-        let (why, name) = match failure {
-            Failure::Io(error) => (error.to_string(), String::new()),
-            Failure::Tls(Error::General(why), name) => (why, name),
-            Failure::Tls(error, name) => (words(&error, true), name),
-        };
         let from = remote.map_or_else(String::new, |remote| remote.to_string());
-        tracing::warn!("rejected connection from {from:?} (error {why:?}, ServerName {name:?})");
+        tell(&from, &failure);
     }
     None
+}
+
+/// etcd's line about a connection that was refused. What the other side's alert was exactly comes behind it.
+fn tell(from: &str, failure: &Failure) {
+    match failure {
+        Failure::Io(error) => {
+            tracing::warn!("rejected connection from {from:?} (error {:?}, ServerName \"\")", error.to_string());
+        }
+        Failure::Tls(error, name) => {
+            let alert = match error {
+                Error::AlertReceived(alert) => Some(tracing::field::debug(alert)),
+                _ => None,
+            };
+            let hosts = Refusal::within(error).map_or_else(String::new, |refusal| format!(", {}", refusal.hosts));
+            let why = words(error, true);
+            tracing::warn!(alert, "rejected connection from {from:?} (error {why:?}, ServerName {name:?}{hosts})");
+        }
+    }
 }
 
 /// Does the client's side of a handshake with `url` on a connected socket.
@@ -229,8 +242,7 @@ async fn comes_from_its_host(
         return Ok(());
     }
     if hosts.names.is_empty() {
-        let valid: Vec<_> = hosts.addresses.iter().map(ToString::to_string).collect();
-        return Err(format!("x509: certificate is valid for {}, not {remote}", valid.join(", ")));
+        return Err(hosts.not_for(&remote.to_string()));
     }
     for name in hosts.names.iter().filter(|name| !name.starts_with("*.")) {
         let found = dial::look_up(name.clone(), 0).await.unwrap_or_default();
