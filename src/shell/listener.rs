@@ -124,7 +124,7 @@ fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, peer: bool, plain_t
     side.handshakes().set(side.handshakes().get() + 1);
     glommio::spawn_local(async move {
         let _ = socket.set_nodelay(true);
-        let accepted = tls_handshake::accept(&hub, &side, socket, plain_too).await;
+        let accepted = tls_handshake::accept(&side, socket, plain_too).await;
         side.handshakes().set(side.handshakes().get() - 1);
         if let Some(stream) = accepted {
             serve(hub, stream, peer);
