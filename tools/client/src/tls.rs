@@ -67,9 +67,17 @@ impl Tls {
         Ok(Tls(Arc::new(Material { identity, roots, config: OnceLock::new() })))
     }
 
+    /// The settings for rustls, for programs that move the bytes themselves.
+    ///
+    /// # Errors
+    /// What is wrong with the authorities, or with the certificate and its key.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        self.0.config.get_or_init(|| self.0.configure()).clone()
+    }
+
     /// A connection to `host` over `socket`, before its handshake.
     pub(crate) fn begin(&self, host: &str, socket: TcpStream) -> Result<TlsStream, String> {
-        let config = self.0.config.get_or_init(|| self.0.configure()).clone()?;
+        let config = self.config()?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no host name"))?;
         let connection = ClientConnection::new(config, name).map_err(|e| e.to_string())?;
         Ok(StreamOwned::new(connection, socket))
