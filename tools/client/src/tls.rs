@@ -163,10 +163,28 @@ pub fn words(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
             "x509: certificate has expired or is not yet valid".into()
         }
+        Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented })) => {
+            not_for(&expected.to_str(), presented)
+        }
         Some(Error::AlertReceived(alert)) => format!("remote error: tls: {}", spaced(&format!("{alert:?}"))),
         Some(other) => other.to_string(),
         None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".into(),
         None => error.to_string(),
+    }
+}
+
+/// Go's words for a certificate of other hosts; `presented` are its names as rustls prints them: `DnsName("a")`,
+/// `IpAddress(10.0.0.1)`.
+fn not_for(host: &str, presented: &[String]) -> String {
+    let wanted = if host.parse::<std::net::IpAddr>().is_ok() { "IpAddress(" } else { "DnsName(" };
+    let of_kind = presented.iter().filter_map(|name| name.strip_prefix(wanted));
+    let valid: Vec<&str> = of_kind.map(|name| name.trim_matches(['"', '(', ')'])).collect();
+    match (valid.is_empty(), wanted) {
+        (true, "IpAddress(") => {
+            format!("x509: cannot validate certificate for {host} because it doesn't contain any IP SANs")
+        }
+        (true, _) => format!("x509: certificate is not valid for any names, but wanted to match {host}"),
+        (false, _) => format!("x509: certificate is valid for {}, not {host}", valid.join(", ")),
     }
 }
 
