@@ -23,10 +23,10 @@ use futures_lite::future::poll_fn;
 use glommio::net::TcpStream;
 use rustls::Error;
 
+use super::clock;
 use super::dial;
 use super::tls::{Secured, Stream};
 use super::tls_files::Side;
-use super::clock;
 use crate::config::url::Url;
 use crate::wire::certificate::{self, Refusal};
 use crate::wire::tls::{PLAIN_HTTP, Session, begins_handshake, words};

@@ -43,9 +43,8 @@ pub struct Hosts {
 impl fmt::Display for Hosts {
     /// As etcd puts them behind a refusal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |list: &mut dyn Iterator<Item = String>| {
-            list.map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" ")
-        };
+        let quoted =
+            |list: &mut dyn Iterator<Item = String>| list.map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" ");
         let addresses = quoted(&mut self.addresses.iter().map(ToString::to_string));
         write!(f, "IPAddresses [{addresses}], DNSNames [{}]", quoted(&mut self.names.iter().cloned()))
     }

@@ -12,7 +12,8 @@ use crate::{Member, certificate_flags, client, member, mutual_flags, tls, wait_f
 /// A member whose clients and members must show certificates, and that tells clients of its `https` URL only.
 fn backing(files: &Files) -> (Site, Server, String) {
     let mut site = Site::new();
-    let (client, peer) = (format!("https://127.0.0.1:{}", free_port()), format!("https://127.0.0.1:{}", site.peer_port));
+    let (client, peer) =
+        (format!("https://127.0.0.1:{}", free_port()), format!("https://127.0.0.1:{}", site.peer_port));
     site.extra = mutual_flags(files, "", "good");
     site.extra.extend(mutual_flags(files, "peer-", "good"));
     site.extra.push(format!("--listen-client-urls=http://127.0.0.1:{},{client}", site.client_port));
@@ -48,7 +49,8 @@ fn a_proxy_speaks_tls_with_clients_and_members() {
     let proxy = proxy(&peer, flags);
     let mut secure = client(proxy.secure, tls(&files, Some("good"), "ca.crt"));
     let large = "x".repeat(300_000);
-    secure.set("/a", &large, &SetOptions::default()).expect("through the proxy");
+    // On a busy machine the members may have been too slow for the proxy's first question.
+    wait_for(|| proxy.server.stderr(), || secure.set("/a", &large, &SetOptions::default()).ok());
     let got = secure.get("/a", GetOptions::default()).expect("through the proxy");
     assert_eq!(got.node.map(|node| node.value), Some(large));
     let mut plain = support::Client::open(proxy.plain).expect("the plain listener");
@@ -96,7 +98,9 @@ fn a_cluster_is_found_by_a_discovery_service_under_https() {
     let service = member(&certificate_flags(&files, "", "service"));
     let mut plain = support::Client::open(service.plain).expect("the service");
     let via = connect_proxy();
-    for (token, flags) in [("straight", Vec::new()), ("tunnel", vec![format!("--discovery-proxy=http://127.0.0.1:{via}")])] {
+    for (token, flags) in
+        [("straight", Vec::new()), ("tunnel", vec![format!("--discovery-proxy=http://127.0.0.1:{via}")])]
+    {
         let path = format!("/v2/keys/_etcd/registry/{token}");
         let made = plain.request("PUT", &format!("{path}/_config/size"), "value=1").expect("an answer");
         assert_eq!(made.status, 201);

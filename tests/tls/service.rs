@@ -19,7 +19,9 @@ fn watches_wait_and_stream_over_tls() {
     let config = settings(&tls(&files, Some("good"), "ca.crt"));
     let mut plain = support::Client::open(member.plain).expect("the plain listener");
     let mut set = |key: &str, value: &str| {
-        assert!(plain.request("PUT", &format!("/v2/keys{key}"), &format!("value={value}")).expect("an answer").status < 300)
+        assert!(
+            plain.request("PUT", &format!("/v2/keys{key}"), &format!("value={value}")).expect("an answer").status < 300
+        )
     };
 
     let mut waiting = connect(member.secure, &config);

@@ -187,9 +187,8 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
 fn open_sides(config: &Config) -> Result<(Rc<Side>, Rc<Side>, Rc<Side>), StartError> {
     let worker = Rc::new(Worker::default());
     let hosts = || config.listen_client_urls.iter().map(|url| url.host().to_owned()).collect();
-    let open = |settings| {
-        Side::open(settings, hosts(), false, Rc::clone(&worker)).map(Rc::new).map_err(StartError::Config)
-    };
+    let open =
+        |settings| Side::open(settings, hosts(), false, Rc::clone(&worker)).map(Rc::new).map_err(StartError::Config);
     let (listening, peers) = (open(&config.client_tls)?, open(&config.peer_tls)?);
     let asks_as_client = config.client_tls.has_certificate() || config.client_tls.trusted_ca.is_some();
     let members = Rc::clone(if asks_as_client { &listening } else { &peers });

@@ -173,7 +173,11 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
         handed_out: 0,
         finished: 0,
         closing: false,
-        pace: plan.rate.map(|rate| Pace { next: start, interval: Duration::from_secs_f64(1.0 / rate), idle: Vec::new() }),
+        pace: plan.rate.map(|rate| Pace {
+            next: start,
+            interval: Duration::from_secs_f64(1.0 / rate),
+            idle: Vec::new(),
+        }),
     };
     // The first connection is made the slow way: an unreachable server is reported as such, not as n broken ones.
     drop(connect_once(plan.address)?);
@@ -234,7 +238,9 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
             let was_busy = connection.busy;
             match engine.serve(connection, event.is_writable(), event.is_readable()) {
                 Next::Replace => engine.replace(poll.registry(), connection, index)?,
-                Next::Done if plan.rate.is_none() => engine.renew(poll.registry(), connection, index, Instant::now())?,
+                Next::Done if plan.rate.is_none() => {
+                    engine.renew(poll.registry(), connection, index, Instant::now())?
+                }
                 Next::Keep | Next::Done => {}
             }
             engine.rest(connection, was_busy, index);

@@ -7,10 +7,9 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use mio::net::TcpStream;
-use rustls::{ClientConfig, ClientConnection};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-
+use rustls::{ClientConfig, ClientConnection};
 
 /// rustls asks the socket for at least this much, so that less is all there was.
 const READ_MIN: usize = 4096;
