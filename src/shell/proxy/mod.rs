@@ -143,7 +143,7 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
             urls
         }
     };
-    let (listening_tls, client_tls, peer_tls) = open_sides(config)?;
+    let [listening_tls, client_tls, peer_tls] = open_sides(config)?;
     let listeners = open_all(&config.listen_client_addresses).await?;
     let proxy = Rc::new(Proxy {
         settings: config.proxy,
@@ -184,7 +184,7 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
 
 /// TLS for those who connect, for members' client URLs, and for their peer URLs. As in etcd, members' client URLs see
 /// the certificate of `--cert-file`, or that of `--peer-cert-file` when no flag of the clients' side is given.
-fn open_sides(config: &Config) -> Result<(Rc<Side>, Rc<Side>, Rc<Side>), StartError> {
+fn open_sides(config: &Config) -> Result<[Rc<Side>; 3], StartError> {
     let worker = Rc::new(Worker::default());
     let hosts = || config.listen_client_urls.iter().map(|url| url.host().to_owned()).collect();
     let open =
@@ -192,7 +192,7 @@ fn open_sides(config: &Config) -> Result<(Rc<Side>, Rc<Side>, Rc<Side>), StartEr
     let (listening, peers) = (open(&config.client_tls)?, open(&config.peer_tls)?);
     let asks_as_client = config.client_tls.has_certificate() || config.client_tls.trusted_ca.is_some();
     let members = Rc::clone(if asks_as_client { &listening } else { &peers });
-    Ok((listening, members, peers))
+    Ok([listening, members, peers])
 }
 
 fn make_directory(dir: &Path) -> io::Result<()> {
