@@ -101,7 +101,7 @@ pub struct LoadOptions {
     /// Make a connection, with a full handshake under https, for every request
     #[arg(long)]
     pub new_connections: bool,
-    /// Requests per second in all, instead of as many as are answered; latency then runs from when one was due
+    /// Requests per second in all, as far as connections are free, instead of as many as are answered
     #[arg(long, value_name = "N", value_parser = rate)]
     pub rate: Option<f64>,
     /// Do not write the key space before reading from it

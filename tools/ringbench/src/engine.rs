@@ -292,13 +292,12 @@ impl Engine<'_> {
                 return Ok(SLEEP_MAX.min(pace.next - now));
             }
             let Some(index) = pace.idle.pop() else { return Ok(SLEEP_MAX) };
-            let due = pace.next;
             pace.next += pace.interval;
             let connection = &mut connections[index];
             if self.plan.new_connections {
-                self.renew(registry, connection, index, due)?;
+                self.renew(registry, connection, index, now)?;
             } else {
-                self.send(connection, due);
+                self.send(connection, now);
             }
         }
     }
