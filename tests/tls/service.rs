@@ -96,8 +96,12 @@ fn ringctl_speaks_tls() {
         assert!(told.contains("client: etcd cluster is unavailable or misconfigured"), "{told}");
         assert!(told.contains(words), "{words}: {told}");
     };
-    refused(&with("foreign"), "remote error: tls: ");
-    refused(&[format!("--endpoints={url}"), format!("--ca-file={}", files.text("ca.crt"))], "remote error: tls: ");
+    refused(&with("foreign"), "remote error: tls: unknown certificate authority");
+    refused(&with("expired"), "remote error: tls: expired certificate");
+    refused(
+        &[format!("--endpoints={url}"), format!("--ca-file={}", files.text("ca.crt"))],
+        "remote error: tls: certificate required",
+    );
     refused(&[format!("--endpoints={url}")], "x509: certificate signed by unknown authority");
     let plain = format!("--endpoints=http://127.0.0.1:{secure}");
     assert_eq!(ringctl(&[plain], &["get", "/a"]).status.code(), Some(4), "plain HTTP to the secure port");

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// A connection whose handshake may be under way.
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -166,7 +166,7 @@ pub fn words(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented })) => {
             not_for(&expected.to_str(), presented)
         }
-        Some(Error::AlertReceived(alert)) => format!("remote error: tls: {}", spaced(&format!("{alert:?}"))),
+        Some(Error::AlertReceived(alert)) => format!("remote error: tls: {}", alert_words(*alert)),
         Some(other) => other.to_string(),
         None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".into(),
         None => error.to_string(),
@@ -186,6 +186,21 @@ fn not_for(host: &str, presented: &[String]) -> String {
         (true, _) => format!("x509: certificate is not valid for any names, but wanted to match {host}"),
         (false, _) => format!("x509: certificate is valid for {}, not {host}", valid.join(", ")),
     }
+}
+
+/// Go's words for an alert.
+fn alert_words(alert: AlertDescription) -> String {
+    let words = match alert {
+        AlertDescription::UnsupportedCertificate => "unsupported certificate",
+        AlertDescription::CertificateRevoked => "revoked certificate",
+        AlertDescription::CertificateExpired => "expired certificate",
+        AlertDescription::CertificateUnknown => "unknown certificate",
+        AlertDescription::UnknownCA => "unknown certificate authority",
+        AlertDescription::ProtocolVersion => "protocol version not supported",
+        AlertDescription::InsufficientSecurity => "insufficient security level",
+        other => return spaced(&format!("{other:?}")),
+    };
+    words.to_owned()
 }
 
 /// `BadCertificate` as `bad certificate`.
