@@ -46,6 +46,8 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const HEARTBEATS_PER_ELECTION: u64 = 5;
 /// The smallest request head a client could use at all.
 const HEADER_BYTES_MIN: u64 = 1024;
+/// What `--quota-backend-bytes 0` means, as in etcd.
+const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// The longest timeout of a client; a longer one is a slip of the unit. Zero is for those who want none.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -66,6 +68,14 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Where to bind for peers, one per URL, duplicates removed.
     pub listen_peer_addresses: Vec<Place>,
+    /// Listeners for metrics and health only, as URLs.
+    pub listen_metrics_urls: Vec<Url>,
+    /// Where to bind for them, one per URL, duplicates removed.
+    pub listen_metrics_addresses: Vec<Place>,
+    /// Whether `/metrics` shows what costs more.
+    pub metrics_extensive: bool,
+    /// Whether CPU profiles are served.
+    pub pprof: bool,
     /// What members and machines answers tell clients.
     pub advertise_client_urls: Vec<Url>,
     /// What other members are told at bootstrap.
@@ -106,6 +116,8 @@ pub struct Config {
     pub connections_max: u64,
     /// What one request may cost.
     pub limits: Limits,
+    /// What all of them together may cost.
+    pub ceilings: Ceilings,
     /// How long a client may take.
     pub timeouts: Timeouts,
     /// Events kept for watches that begin in the past.
@@ -122,6 +134,17 @@ pub struct Config {
     pub check_only: bool,
     /// Lines for the log, once there is one.
     pub notices: Vec<Notice>,
+}
+
+/// What all clients together may cost, in bytes; see `shell/pressure.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Of the key space (`Store::bytes`).
+    pub quota: u64,
+    /// Of writes under way.
+    pub writes_pending: u64,
+    /// Of large request bodies that are gathered.
+    pub bodies: u64,
 }
 
 /// How long a client may take, in whole seconds; `None` is for ever. etcd waits for ever.
@@ -336,6 +359,14 @@ fn invalid(text: &str) -> ConfigError {
     ConfigError::Invalid(verifying(text))
 }
 
+/// Who listens with TLS needs a certificate.
+fn require_certificate(urls: &[Url], settings: &TlsSettings) -> Result<(), ConfigError> {
+    match urls.iter().find(|url| url.is_secure() && !settings.has_certificate()) {
+        Some(url) => Err(invalid(&format!("cannot listen on TLS for {url}: KeyFile and CertFile are not presented"))),
+        None => Ok(()),
+    }
+}
+
 fn verifying(text: &str) -> String {
     format!("error verifying flags, {text}. See 'ringd --help'.")
 }
@@ -345,6 +376,7 @@ impl Values {
     fn build(mut self) -> Result<Config, ConfigError> {
         let (listen_peer_urls, listen_peer_addresses) = self.listeners("listen-peer-urls")?;
         let (listen_client_urls, listen_client_addresses) = self.listeners("listen-client-urls")?;
+        let (listen_metrics_urls, listen_metrics_addresses) = self.places("listen-metrics-urls")?;
         let initial_advertise_peer_urls = self.advertised("initial-advertise-peer-urls")?;
         let advertise_client_urls = self.advertised("advertise-client-urls")?;
         let joining = self.joining()?;
@@ -377,6 +409,7 @@ impl Values {
         let log = self.log()?;
         let client_tls = self.tls("", &data_dir, "client", &listen_client_urls)?;
         let peer_tls = self.tls("peer-", &data_dir, "peer", &listen_peer_urls)?;
+        require_certificate(&listen_metrics_urls, &client_tls)?;
         Ok(Config {
             data_dir,
             client_tls,
@@ -386,6 +419,10 @@ impl Values {
             listen_client_addresses,
             listen_peer_urls,
             listen_peer_addresses,
+            listen_metrics_urls,
+            listen_metrics_addresses,
+            metrics_extensive: self.text("metrics") == "extensive",
+            pprof: self.bool("enable-pprof"),
             advertise_client_urls,
             initial_advertise_peer_urls,
             initial_cluster,
@@ -411,6 +448,11 @@ impl Values {
             cors: self.cors()?,
             connections_max: self.at_least("ringd-connections-max", 1)?,
             limits,
+            ceilings: Ceilings {
+                quota: Some(self.uint("quota-backend-bytes")).filter(|&bytes| bytes > 0).unwrap_or(QUOTA_DEFAULT_BYTES),
+                writes_pending: self.at_least("ringd-writes-pending-bytes", 1)?,
+                bodies: self.at_least("ringd-bodies-bytes", 1)?,
+            },
             timeouts: Timeouts {
                 idle: self.seconds("ringd-idle-timeout")?,
                 head: self.seconds("ringd-header-timeout")?,
@@ -429,6 +471,15 @@ impl Values {
     }
 
     fn listeners(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
+        let found = self.places(name)?;
+        if found.0.is_empty() {
+            return Err(invalid(&format!("--{name} must name at least one URL")));
+        }
+        Ok(found)
+    }
+
+    /// URLs to listen on, and their places without duplicates.
+    fn places(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
         let urls = self.urls(name);
         let mut addresses = Vec::with_capacity(urls.len());
         for url in &urls {
@@ -436,9 +487,6 @@ impl Values {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
-        }
-        if addresses.is_empty() {
-            return Err(invalid(&format!("--{name} must name at least one URL")));
         }
         Ok((urls, addresses))
     }
@@ -515,12 +563,8 @@ impl Values {
         if has_files && settings.auto.is_some() {
             self.notices.push(Notice::Warn(format!("ignoring {side} auto TLS since certs given")));
         }
+        require_certificate(urls, &settings)?;
         for url in urls {
-            if url.is_secure() && !settings.has_certificate() {
-                return Err(invalid(&format!(
-                    "cannot listen on TLS for {url}: KeyFile and CertFile are not presented"
-                )));
-            }
             if !url.is_secure() && has_files {
                 self.notices.push(Notice::Warn(format!(
                     "The scheme of {side} url {url} is HTTP while {side} key/cert files are presented. Ignored {side} \
@@ -659,9 +703,11 @@ impl Values {
 
     fn limits(&self) -> Result<Limits, ConfigError> {
         let header = self.at_least("ringd-request-header-max", HEADER_BYTES_MIN)?;
+        // In etcd the flag bounds v3 requests, so that its default leaves v2 forms their 10 MiB.
+        let whole = if self.is_set("max-request-bytes") { self.at_least("max-request-bytes", 1)? } else { u64::MAX };
         Ok(Limits {
             header_bytes_max: usize::try_from(header).unwrap_or(usize::MAX),
-            body_bytes_max: self.uint("ringd-request-body-max"),
+            body_bytes_max: self.uint("ringd-request-body-max").min(whole),
             ..Limits::default()
         })
     }

@@ -9,7 +9,7 @@
 //! 2. Certificate and key fit each other, or are not used.
 //! 3. Where certificates are asked for no session is resumed: every connection is judged anew.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -46,7 +46,6 @@ pub struct Side {
     seen: RefCell<Stamp>,
     worker: Rc<Worker>,
     told: Told,
-    handshakes: Rc<Cell<usize>>,
 }
 
 /// By what a changed file is known: modification time, size, inode.
@@ -78,7 +77,6 @@ impl Side {
             seen: RefCell::new(seen),
             worker,
             told: Told::default(),
-            handshakes: Rc::default(),
         })
     }
 
@@ -125,12 +123,6 @@ impl Side {
     #[must_use]
     pub fn names_users(&self) -> bool {
         !self.peers && self.settings.cert_auth
-    }
-
-    /// Connections that are not open yet.
-    #[must_use]
-    pub fn handshakes(&self) -> &Rc<Cell<usize>> {
-        &self.handshakes
     }
 
     fn whose(&self) -> &'static str {
