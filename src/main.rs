@@ -1,6 +1,6 @@
 //! The server: parse, open, run.
 
-mod ring_flags;
+mod ring_seam;
 
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
             Notice::Warn(text) => tracing::warn!("{text}"),
         }
     }
-    ring_flags::ENABLED.store(config.coop_taskrun, Ordering::Relaxed);
+    ring_seam::ENABLED.store(config.coop_taskrun, Ordering::Relaxed);
     match start::run(&config, Services { set_log_level }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -9,6 +9,7 @@
 //!    of earlier turns are sent, so that the disk works while the sockets do.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,9 @@ use crate::wire::http_request::Limits;
 
 /// Reads pass through one buffer of this size; it holds a burst of pipelined requests.
 const SCRATCH_BYTES: usize = 64 << 10;
+
+/// Forwarded proposals that may wait for room in the WAL, of about a megabyte each at most: a segment's worth.
+const FORWARDED_MAX: usize = 64;
 
 /// etcd counts an apply as slow, and says so, beyond this.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
@@ -180,6 +184,8 @@ pub struct Hub {
     pub second: Cell<u32>,
     wake: Notify,
     deliver: Notify,
+    /// Proposals of other members' clients that the WAL has no room for at this moment.
+    forwarded: RefCell<VecDeque<PeerMessage>>,
     owed: RefCell<Owed>,
     effects: RefCell<Effects>,
     stopping: Cell<bool>,
@@ -234,6 +240,7 @@ impl Hub {
             second: Cell::new(0),
             wake: Notify::default(),
             deliver: Notify::default(),
+            forwarded: RefCell::default(),
             owed: RefCell::default(),
             effects: RefCell::default(),
             stopping: Cell::new(false),
@@ -271,18 +278,34 @@ impl Hub {
         self.poke_writers();
     }
 
-    /// Gives the node messages of other members, but for those whose entries the WAL has no room for; one turn follows.
+    /// Gives the node messages of other members; one turn follows. Entries that the WAL has no room for are dropped, for a
+    /// leader sends them again; proposals of others' clients, which nobody would repeat, wait as those of own ones do.
     pub fn hear(&self, messages: impl Iterator<Item = PeerMessage>) {
         let now = clock::now();
         let mut node = self.node.borrow_mut();
+        let mut waiting = self.forwarded.borrow_mut();
         for message in messages {
-            let bytes = room_for(&message);
-            if bytes == 0 || self.disk.admit_entries(bytes, is_forwarded_proposal(&message)) {
+            let (bytes, is_forwarded) = (room_for(&message), is_forwarded_proposal(&message));
+            let in_turn = !is_forwarded || waiting.is_empty();
+            if bytes == 0 || in_turn && self.disk.admit_entries(bytes, is_forwarded) {
                 node.handle(Input::Peer(message), now);
+            } else if is_forwarded && waiting.len() < FORWARDED_MAX && !self.disk.is_full() {
+                waiting.push_back(message);
             }
         }
         drop(node);
         self.wake.notify();
+    }
+
+    /// Gives the node the proposals that have waited for room, as far as there is some.
+    fn hear_forwarded(&self) {
+        let mut waiting = self.forwarded.borrow_mut();
+        if self.disk.is_full() {
+            waiting.clear();
+        }
+        while let Some(message) = waiting.pop_front_if(|message| self.disk.admit_entries(room_for(message), true)) {
+            self.node.borrow_mut().handle(Input::Peer(message), clock::now());
+        }
     }
 
     /// Gives the node an input and lets a turn follow.
@@ -331,8 +354,9 @@ impl Hub {
         }
     }
 
-    /// Wakes every connection, so that those that wait for room look again.
+    /// Lets everybody who waits for room look again.
     pub fn poke_writers(&self) {
+        self.wake.notify();
         for conn in self.connections.borrow().iter() {
             conn.poke();
         }
@@ -343,6 +367,7 @@ impl Hub {
         let begun = clock::monotonic();
         let mut effects = self.effects.borrow_mut();
         effects.clear();
+        self.hear_forwarded();
         let mut node = self.node.borrow_mut();
         node.handle(Input::Room { available: !self.disk.is_exhausted() }, clock::now());
         node.poll(clock::now(), &mut effects);
