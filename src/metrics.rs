@@ -13,7 +13,7 @@ mod peers;
 mod proxy;
 mod table;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ pub struct Metrics {
     pub wal_fsync: Histogram,
     /// From a snapshot's begin to its publication, in nanoseconds.
     pub snapshot: Histogram,
+    /// Time of the sync of a snapshot's file, in nanoseconds.
+    pub snapshot_sync: Histogram,
     /// From the start of the process to serving, nanoseconds.
     pub ready_after: Cell<u64>,
     /// Recovery of the data directory alone, nanoseconds.
@@ -112,6 +114,8 @@ pub struct Metrics {
     pub proposals_failed: Cell<u64>,
     /// Linearizable reads that found no quorum in time.
     pub reads_failed: Cell<u64>,
+    /// Linearizable reads that waited long for their quorum.
+    pub slow_reads: Cell<u64>,
     /// Ticks of a leader that came too late.
     pub late_heartbeats: Cell<u64>,
     /// `/health` said true.
@@ -124,6 +128,8 @@ pub struct Metrics {
     pub recursive_reads: (Cell<u64>, Cell<u64>),
     received: [Cell<u64>; KIND_NAMES.len()],
     served: [Histogram; KIND_NAMES.len()],
+    /// The same in fine buckets, with `--metrics extensive`.
+    served_fine: OnceCell<Box<[Histogram; KIND_NAMES.len()]>>,
     /// Failures by kind and status: a handful of pairs, each seen often.
     failed: RefCell<Vec<(Kind, u16, u64)>>,
     gets_in_step: Cell<u64>,
@@ -154,6 +160,7 @@ impl Default for Metrics {
             sync: Histogram::of_seconds(&FINE_BOUNDS),
             wal_fsync: Histogram::of_seconds(&DISK_BOUNDS),
             snapshot: Histogram::of_seconds(&DISK_BOUNDS),
+            snapshot_sync: Histogram::of_seconds(&DISK_BOUNDS),
             ready_after: Cell::default(),
             recovery: Cell::default(),
             accepted: Cell::default(),
@@ -163,12 +170,14 @@ impl Default for Metrics {
             slow_applies: Cell::default(),
             proposals_failed: Cell::default(),
             reads_failed: Cell::default(),
+            slow_reads: Cell::default(),
             late_heartbeats: Cell::default(),
             health_success: Cell::default(),
             health_failures: Cell::default(),
             watch_requests: Cell::default(),
             recursive_reads: Default::default(),
             received: Default::default(),
+            served_fine: OnceCell::new(),
             served: std::array::from_fn(|_| Histogram::of_seconds(&HTTP_BOUNDS)),
             failed: RefCell::default(),
             gets_in_step: Cell::default(),
@@ -212,7 +221,7 @@ impl Metrics {
         }
         let gets = self.gets_in_step.take();
         if gets > 0 {
-            self.served[Kind::Get as usize].observe_many(took, gets);
+            self.serve(Kind::Get, took, gets);
         }
     }
 
@@ -259,7 +268,20 @@ impl Metrics {
     /// A request to the keys ended well.
     #[inline]
     pub fn served(&self, kind: Kind, took: Duration) {
-        self.served[kind as usize].observe(nanos(took));
+        self.serve(kind, nanos(took), 1);
+    }
+
+    #[inline]
+    fn serve(&self, kind: Kind, took: u64, times: u64) {
+        self.served[kind as usize].observe_many(took, times);
+        if let Some(fine) = self.served_fine.get() {
+            fine[kind as usize].observe_many(took, times);
+        }
+    }
+
+    /// `--metrics extensive`: counts in fine buckets too, from now on.
+    pub fn extend(&self) {
+        self.served_fine.get_or_init(|| Box::new(std::array::from_fn(|_| Histogram::of_seconds(&FINE_BOUNDS))));
     }
 
     /// A request to the keys was understood and ended with an error of this status.

@@ -64,6 +64,8 @@ pub struct Scrape {
     pub syncs: u64,
     /// Bytes appended to the WAL since the start.
     pub wal_bytes: u64,
+    /// Lines of the log that nobody took in time.
+    pub log_lines_lost: u64,
     /// Whether writes are refused for want of space on the disk.
     pub disk_full: bool,
     /// Bytes of the key space, as the quota counts them.
@@ -110,7 +112,7 @@ enum Source {
     /// A distribution.
     Shape(fn(&Metrics) -> &Histogram),
     /// Distributions by request kind.
-    Shapes(fn(&Metrics) -> &[Histogram; KIND_NAMES.len()]),
+    Shapes(fn(&Metrics) -> Option<&[Histogram; KIND_NAMES.len()]>),
     /// Growing numbers by member; the label is etcd's `From` or `To`.
     PeerCounts(&'static str, fn(&PeerMetrics) -> &Cell<u64>),
     /// Distributions by member.
@@ -182,7 +184,7 @@ const TABLE: &[Row] = &[
     (
         "etcd_http_successful_duration_seconds",
         "From a request's arrival to its answer, watches aside.",
-        Shapes(|m| &m.served),
+        Shapes(|m| Some(&m.served)),
     ),
     (
         "etcd_mvcc_db_total_size_in_bytes",
@@ -270,11 +272,17 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.slow_applies)),
     ),
     (
+        "etcd_server_slow_read_indexes_total",
+        "Linearizable reads whose quorum took longer than 500 ms, or did not come.",
+        Count(|m, _| get(&m.slow_reads)),
+    ),
+    (
         "etcd_server_version",
         "The etcd release whose API is spoken, as a label.",
         Levels(|_, s| info("server_version", s.etcd_version)),
     ),
     ("etcd_snap_db_save_total_duration_seconds", "From a snapshot's begin to its publication.", Shape(|m| &m.snapshot)),
+    ("etcd_snap_fsync_duration_seconds", "Time of the sync of a snapshot's file.", Shape(|m| &m.snapshot_sync)),
     ("process_cpu_seconds_total", "User and system CPU time, in seconds.", Count(|_, s| s.cpu_seconds)),
     ("process_max_fds", "Limit of open descriptors.", Level(|_, s| float(s.max_fds))),
     ("process_open_fds", "Open descriptors.", Level(|_, s| float(s.open_fds))),
@@ -298,6 +306,11 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.turned_away)),
     ),
     ("ringd_disk_full", "1 while writes are refused for want of space, else 0.", Level(|_, s| flag(s.disk_full))),
+    (
+        "ringd_log_lines_lost_total",
+        "Lines of the log that were lost because an output did not take them in time.",
+        Count(|_, s| float(s.log_lines_lost)),
+    ),
     (
         "ringd_loop_stall_longest_seconds",
         "The longest that one piece of work kept the loop since the start, by what it was.",
@@ -329,6 +342,11 @@ const TABLE: &[Row] = &[
         "ringd_recovery_seconds",
         "Time that recovery of the data directory took.",
         Level(|m, _| get(&m.recovery) / NANOS),
+    ),
+    (
+        "ringd_request_duration_seconds",
+        "From a request's arrival to its answer, in finer buckets than etcd's; with --metrics extensive.",
+        Shapes(|m| m.served_fine.get().map(|shapes| &**shapes)),
     ),
     ("ringd_store_index", "X-Etcd-Index.", Level(|_, s| float(s.etcd_index))),
     ("ringd_store_nodes", "Keys and directories.", Level(|_, s| float(s.nodes))),
@@ -409,7 +427,7 @@ pub(super) fn families(metrics: &Metrics, scrape: &Scrape) -> Vec<MetricFamily> 
             Levels(read) => (MetricType::GAUGE, read(metrics, scrape).into_iter().map(gauge).collect()),
             Shape(read) => (MetricType::HISTOGRAM, vec![histogram(Vec::new(), read(metrics))]),
             Shapes(read) => {
-                let counted = read(metrics).iter().enumerate().filter(|(_, shape)| shape.count() > 0);
+                let counted = read(metrics).into_iter().flatten().enumerate().filter(|(_, shape)| shape.count() > 0);
                 let samples = counted.map(|(kind, shape)| histogram(vec![method(kind)], shape));
                 (MetricType::HISTOGRAM, samples.collect())
             }

@@ -27,6 +27,7 @@ use super::driver::{Connections, Hub};
 use super::notify::Notify;
 use super::pace::{Pace, Phase};
 use super::peer_in;
+use super::profile::{self, ProfilePlan};
 use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use super::tls::Stream;
@@ -46,6 +47,20 @@ const WRITES_PENDING_MAX: usize = 256;
 pub(super) const OUT_HIGH_BYTES: usize = 64 << 10;
 /// Buffers larger than this are given back when a connection goes idle: most requests fit, and idle ones are many.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
+
+/// What is served on a connection, by the listener that it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The API.
+    Clients,
+    /// What members ask each other.
+    Members,
+    /// Metrics and health, nothing else.
+    Monitors,
+}
+
+/// A linearizable read that waits longer is counted as slow: etcd asks the leader again after this long.
+const SLOW_READ: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How the outcome of a write is to be told.
 #[derive(Debug)]
@@ -80,8 +95,7 @@ const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 pub struct Conn {
     slot: u32,
     generation: u32,
-    /// It came to a peer URL, where the client API is not served.
-    peer: bool,
+    audience: Audience,
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<PendingWrite>>,
     next_seq: Cell<u32>,
@@ -103,11 +117,11 @@ pub struct Conn {
 impl Conn {
     /// A connection in this slot.
     #[must_use]
-    pub fn new(slot: u32, generation: u32, peer: bool, all: &Connections) -> Self {
+    pub fn new(slot: u32, generation: u32, audience: Audience, all: &Connections) -> Self {
         Self {
             slot,
             generation,
-            peer,
+            audience,
             out: RefCell::default(),
             pending: RefCell::default(),
             next_seq: Cell::new(0),
@@ -122,10 +136,16 @@ impl Conn {
         }
     }
 
+    /// What is served here.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        self.audience
+    }
+
     /// Whether it came to a peer URL.
     #[must_use]
     pub fn is_peer(&self) -> bool {
-        self.peer
+        self.audience == Audience::Members
     }
 
     /// Its place among the connections.
@@ -255,6 +275,7 @@ enum Step {
     Hash(HashPlan),
     Watch(WatchPlan),
     LinearGet(GetPlan),
+    Profile(ProfilePlan),
     /// The cluster does not serve clients yet.
     AwaitReady,
     /// Another member begins a stream.
@@ -264,10 +285,10 @@ enum Step {
 }
 
 /// Serves a connection until either side ends it.
-pub async fn serve(hub: Rc<Hub>, mut stream: Stream, peer: bool) {
+pub async fn serve(hub: Rc<Hub>, mut stream: Stream, audience: Audience) {
     // Answers are whole when sent; waiting for more to send would only delay them.
     let _ = stream.socket().set_nodelay(true);
-    let conn = hub.connections.borrow_mut().open(peer);
+    let conn = hub.connections.borrow_mut().open(audience);
     if let Some(user) = stream.user() {
         conn.certificate_user.get_or_init(|| Box::new(Rc::clone(user)));
     }
@@ -292,7 +313,7 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
                 flush(hub, conn, stream).await?;
                 release(&mut input.bytes);
                 release(&mut conn.out.borrow_mut());
-                if hub.is_closing(conn.is_peer()) && !reader.is_inside_request(&input.bytes) {
+                if hub.is_closing(conn.audience()) && !reader.is_inside_request(&input.bytes) {
                     return Ok(());
                 }
                 conn.pace.enter(awaited(&reader, &input.bytes), hub.second.get());
@@ -321,7 +342,7 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
                 } else {
                     conn.wake.wait().await;
                 }
-                if hub.is_closing(conn.is_peer()) {
+                if hub.is_closing(conn.audience()) {
                     return Ok(());
                 }
             }
@@ -350,6 +371,13 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
             }
             Step::LinearGet(plan) => {
                 linear_get(hub, conn, &plan).await;
+                if !plan.reply.keep_alive {
+                    return finish(hub, conn, stream).await;
+                }
+            }
+            Step::Profile(plan) => {
+                // Boxed: it is rare, and every connection's task would hold its space for life.
+                Box::pin(profile::take(hub, conn, stream, &mut input, &plan)).await?;
                 if !plan.reply.keep_alive {
                     return finish(hub, conn, stream).await;
                 }
@@ -402,7 +430,7 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
             Next::Request(request) => {
                 conn.pace.serve();
                 let writes_pending = conn.writes_pending();
-                let keep_alive = request.keep_alive && !hub.is_closing(conn.is_peer());
+                let keep_alive = request.keep_alive && !hub.is_closing(conn.audience());
                 let dispatch = hub.responder.dispatch(hub, conn, &request, keep_alive, writes_pending > 0);
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
@@ -426,6 +454,10 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                     Dispatch::LinearGet(plan) => {
                         input.start += reader.served();
                         return Step::LinearGet(plan);
+                    }
+                    Dispatch::Profile(plan) => {
+                        input.start += reader.served();
+                        return Step::Profile(plan);
                     }
                 }
                 input.start += reader.served();
@@ -614,6 +646,7 @@ fn poll_read_into<S: AsyncRead + Unpin>(
 }
 
 async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
+    let begun = clock::monotonic();
     let token = conn.token();
     conn.linear_read.set((token.seq, None));
     hub.linear_read(token);
@@ -635,5 +668,8 @@ async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
             futures_lite::future::or(done, impatient).await
         }
     };
+    if begun.elapsed() > SLOW_READ {
+        metrics::add(&hub.metrics.slow_reads, 1);
+    }
     hub.responder.linear_get(&mut conn.out.borrow_mut(), hub, plan, confirmed);
 }

@@ -20,7 +20,7 @@ use futures_lite::{AsyncWrite as _, FutureExt as _};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
-use super::connection;
+use super::connection::{self, Audience};
 use super::driver::Hub;
 use super::tls::Stream;
 use super::tls_files::Side;
@@ -89,12 +89,12 @@ impl Drop for Place {
     }
 }
 
-/// Accepts until the process ends. `peer` listeners serve only what members ask each other.
-pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool, spoken: Spoken) {
+/// Accepts until the process ends.
+pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, audience: Audience, spoken: Spoken) {
     let (open, refusing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     loop {
         match listener.accept().await {
-            Ok(stream) if hub.is_closing(peer) => drop(stream),
+            Ok(stream) if hub.is_closing(audience) => drop(stream),
             Ok(stream) if open.get() >= connections_max => {
                 metrics::add(&hub.metrics.turned_away, 1);
                 refuse(&hub, stream, &refusing);
@@ -103,9 +103,9 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
                 metrics::add(&hub.metrics.accepted, 1);
                 let place = Place::take(&open);
                 match &spoken {
-                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), peer, place),
-                    Spoken::Tls(side) => secure(&hub, side, stream, (peer, false), place),
-                    Spoken::Either(side) => secure(&hub, side, stream, (peer, true), place),
+                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), audience, place),
+                    Spoken::Tls(side) => secure(&hub, side, stream, (audience, false), place),
+                    Spoken::Either(side) => secure(&hub, side, stream, (audience, true), place),
                 }
             }
             Err(error) => {
@@ -117,10 +117,10 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
 }
 
 /// Begins the task of a connection.
-fn serve(hub: Rc<Hub>, stream: Stream, peer: bool, place: Place) {
+fn serve(hub: Rc<Hub>, stream: Stream, audience: Audience, place: Place) {
     glommio::spawn_local(async move {
         let _place = place;
-        if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(connection::serve(hub, stream, audience)).catch_unwind().await.is_err() {
             tracing::error!("a connection's task panicked; the connection was dropped");
         }
     })
@@ -128,13 +128,13 @@ fn serve(hub: Rc<Hub>, stream: Stream, peer: bool, place: Place) {
 }
 
 /// Begins a handshake, in a task of its own: the connection's task has no room for what a handshake needs.
-fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, (peer, plain_too): (bool, bool), place: Place) {
+fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, (audience, plain_too): (Audience, bool), place: Place) {
     let (hub, side) = (Rc::clone(hub), Rc::clone(side));
     glommio::spawn_local(async move {
         let _ = socket.set_nodelay(true);
         let accepted = tls_handshake::accept(&hub, &side, socket, plain_too).await;
         if let Some(stream) = accepted {
-            serve(hub, stream, peer, place);
+            serve(hub, stream, audience, place);
         }
     })
     .detach();

@@ -53,6 +53,7 @@ pub fn scrape(hub: &Hub) -> Scrape {
         open_fds: process.open_fds,
         max_fds: process.max_fds,
         start_seconds,
+        log_lines_lost: (hub.services.lost_log_lines)(),
     }
 }
 

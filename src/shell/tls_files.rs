@@ -164,6 +164,20 @@ pub async fn watch(side: Rc<Side>) {
     }
 }
 
+/// Whether the files that are there can be used. Blocking; nothing is made.
+///
+/// # Errors
+/// Which file, and why it cannot be used.
+pub fn check(settings: &TlsSettings) -> Result<(), String> {
+    if settings.cert.is_some() || settings.key.is_some() {
+        server_config(settings)?;
+    }
+    if settings.trusted_ca.is_some() {
+        roots(settings)?;
+    }
+    rules(settings).map(drop)
+}
+
 fn stamp(settings: &TlsSettings) -> Stamp {
     let files = [&settings.cert, &settings.key, &settings.trusted_ca, &settings.crl];
     let stamps = files.into_iter().flatten().map(|path| {

@@ -156,7 +156,7 @@ pub(super) async fn watch(
         if ended {
             break;
         }
-        if hub.is_closing(conn.is_peer()) {
+        if hub.is_closing(conn.audience()) {
             body.finish(&mut conn.out());
             finish(hub, conn, stream).await?;
             return Ok(false);
