@@ -132,7 +132,7 @@ fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, (audience, plain_to
     let (hub, side) = (Rc::clone(hub), Rc::clone(side));
     glommio::spawn_local(async move {
         let _ = socket.set_nodelay(true);
-        let accepted = tls_handshake::accept(&hub, &side, socket, plain_too).await;
+        let accepted = tls_handshake::accept(&side, socket, plain_too).await;
         if let Some(stream) = accepted {
             serve(hub, stream, audience, place);
         }

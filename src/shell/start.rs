@@ -329,7 +329,7 @@ async fn clear_note(hub: Rc<Hub>, wal_dir: FsMedium) {
 }
 
 /// What the URLs of a place want to be spoken there.
-fn spoken_at(place: &Place, urls: &[Url], side: &Rc<Side>) -> Spoken {
+pub(super) fn spoken_at(place: &Place, urls: &[Url], side: &Rc<Side>) -> Spoken {
     let mut here = urls.iter().filter(|url| url.bind_place().as_ref() == Ok(place)).map(Url::is_secure);
     let first = here.next().unwrap_or(false);
     match (first, here.all(|other| other == first)) {
