@@ -106,7 +106,7 @@ fn run(options: &Options, value_bytes: usize, table: &mut Table) -> Result<(), E
     let per_second = |count: u64| count as f64 / tally.seconds;
     let elections: f64 = figures.terms.1.iter().zip(&figures.terms.0).map(|(after, before)| after - before).sum();
     let worst = figures.gets.iter().copied().fold(f64::NAN, f64::max);
-    let rows: [(&str, f64, usize, &str, Goal); 13] = [
+    let rows: [(&str, f64, usize, &str, Goal); 14] = [
         ("carried before", carried, 0, "PUT/s", Goal::None),
         ("offered", per_second(tally.sent + tally.withheld), 0, "PUT/s", Goal::None),
         ("… of these kept back by their sockets", per_second(tally.withheld), 0, "PUT/s", Goal::None),
@@ -119,6 +119,7 @@ fn run(options: &Options, value_bytes: usize, table: &mut Table) -> Result<(), E
         ("heartbeats of the leader more than 100 ms late", figures.late_heartbeats, 0, "", Goal::None),
         ("GET beside it, p99", quantile(&figures.gets, 0.99), 1, "ms", Goal::None),
         ("GET beside it, longest", worst, 1, "ms", Goal::None),
+        ("PUT before, median", figures.put_before, 2, "ms", Goal::None),
         (
             "PUT at most twice as long as before, after",
             figures.recovered_after.map_or(f64::NAN, |after| after.as_secs_f64() * 1e3),
