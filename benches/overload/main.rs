@@ -30,6 +30,11 @@ use table::{Goal, Table, number};
 type Error = Box<dyn std::error::Error>;
 
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that wait for answers, and requests under way on each: enough that nothing more would be carried.
+const CLOSED: usize = 64;
+const CLOSED_DEPTH: usize = 32;
+/// Connections that do not wait.
+const OPEN: usize = 256;
 const MIB: f64 = 1024.0 * 1024.0;
 
 #[derive(Clone, Debug, Parser)]
@@ -89,19 +94,19 @@ fn run(options: &Options, value_bytes: usize, table: &mut Table) -> Result<(), E
     let leader = cluster.leader()?;
     let to = cluster.client(leader);
     let members: Vec<_> = (0..MEMBERS).map(|number| cluster.client(number)).collect();
-    let closed = Load { to, connections: 64, value_bytes, depth: 4, rate: f64::INFINITY };
+    let closed = Load { to, connections: CLOSED, value_bytes, depth: CLOSED_DEPTH, rate: f64::INFINITY };
     let flood = Flood::start(closed);
     thread::sleep(Duration::from_secs_f64(options.calibrate));
     let carried = flood.stop()?;
     let carried = carried.accepted as f64 / carried.seconds;
-    let load = Load { connections: 256, depth: usize::MAX, rate: carried * options.times, ..closed };
+    let load = Load { connections: OPEN, depth: usize::MAX, rate: carried * options.times, ..closed };
     let time = Duration::from_secs_f64(options.seconds);
     let figures = overload(load, cluster.pid(leader)?, &members, time, RECOVERY_PATIENCE)?;
     let tally = figures.tally;
     let per_second = |count: u64| count as f64 / tally.seconds;
     let elections: f64 = figures.terms.1.iter().zip(&figures.terms.0).map(|(after, before)| after - before).sum();
     let worst = figures.gets.iter().copied().fold(f64::NAN, f64::max);
-    let rows: [(&str, f64, usize, &str, Goal); 13] = [
+    let rows: [(&str, f64, usize, &str, Goal); 14] = [
         ("carried before", carried, 0, "PUT/s", Goal::None),
         ("offered", per_second(tally.sent + tally.withheld), 0, "PUT/s", Goal::None),
         ("… of these kept back by their sockets", per_second(tally.withheld), 0, "PUT/s", Goal::None),
@@ -114,6 +119,7 @@ fn run(options: &Options, value_bytes: usize, table: &mut Table) -> Result<(), E
         ("heartbeats of the leader more than 100 ms late", figures.late_heartbeats, 0, "", Goal::None),
         ("GET beside it, p99", quantile(&figures.gets, 0.99), 1, "ms", Goal::None),
         ("GET beside it, longest", worst, 1, "ms", Goal::None),
+        ("PUT before, median", figures.put_before, 2, "ms", Goal::None),
         (
             "PUT at most twice as long as before, after",
             figures.recovered_after.map_or(f64::NAN, |after| after.as_secs_f64() * 1e3),
