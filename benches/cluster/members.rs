@@ -148,6 +148,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// What a member has logged, of all its runs.
+    pub fn log(&self, number: usize) -> Result<String, Error> {
+        Ok(std::fs::read_to_string(&self.members[number].log)?)
+    }
+
     /// The store's index as a member has it.
     pub fn index(&self, number: usize) -> Option<u64> {
         let asked = request(self.client(number), "GET", "/v2/keys/ready", "", Duration::from_secs(2));

@@ -12,8 +12,8 @@ mod constant;
 mod load;
 mod machine;
 /// The server binary's seam, so that the constant server's rings are set up as ringd's are.
-#[path = "../../src/ring_flags.rs"]
-mod ring_flags;
+#[path = "../../src/ring_seam.rs"]
+mod ring_seam;
 mod servers;
 mod table;
 

@@ -7,9 +7,10 @@
 //! recovery needs them.
 
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, HardState, Message, MessageType};
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeType, ConfChangeV2, HardState};
 /// A log entry and its kind in raft's form; rooms that do not know raft pass them on.
 pub use raft::eraftpb::{Entry, EntryType};
+pub(super) use raft::eraftpb::{Message, MessageType};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::mutation::{self, Mutation};

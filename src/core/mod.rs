@@ -15,6 +15,7 @@ pub mod membership;
 pub mod node;
 #[cfg(test)]
 mod node_tests;
+pub mod parcels;
 pub mod proposals;
 pub mod raft_log;
 pub mod reads;

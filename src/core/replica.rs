@@ -26,14 +26,13 @@ use ringd_storage::mutation::{self, Mutation};
 
 pub use super::entries::{Append, ConfChangeEntry, MemberVote, ReadyNumber, entry_from_record};
 use super::event::{Effects, Install, SnapshotDone};
+use super::parcels::{self, MESSAGE_BYTES_MAX};
 use super::raft_log::{RaftLog, conf_state};
 use super::status::{Progress, RaftStatus};
 
 /// A raft message between members; only the peer codec looks inside.
 pub type PeerMessage = Message;
 
-/// One append message carries at most this much: large enough to fill a batch, small enough to resend.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// Append messages in flight to one follower: enough to cover a round trip at full rate, and together no more than one
 /// segment of the follower's log holds.
 const MESSAGES_INFLIGHT_MAX: usize = 64;
@@ -509,7 +508,7 @@ impl Replica {
         if std::mem::take(&mut self.change_unwritten) {
             effects.appends.extend(self.take_pending_hard_state());
         }
-        effects.messages.append(&mut self.outbox);
+        parcels::pack(&mut self.outbox, &mut effects.messages);
         effects.install = self.to_install.take_if(|install| self.installing == Some(*install)).or(effects.install);
         self.pin_election_timeout();
         Ok(pumped)

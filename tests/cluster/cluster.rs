@@ -4,22 +4,23 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::net::Net;
 use crate::support::{Answer, Client, Server, free_port};
+pub use crate::support::{PATIENCE, wait_for};
 
-/// The longest that anything may take which must happen at all.
-pub const PATIENCE: Duration = Duration::from_secs(90);
 /// One request of the test itself.
 const REQUEST_LIMIT: Duration = Duration::from_secs(15);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(50);
 
 pub struct Node {
     pub name: String,
     pub client: SocketAddr,
     pub peer_url: String,
+    /// Where it listens for the others, if that is not what it tells them.
+    pub listen_peer: Option<String>,
+    /// Shell commands that run before it, with mounts that only it sees. Needs namespaces.
+    pub prelude: String,
     pub data_dir: PathBuf,
     pub server: Option<Server>,
 }
@@ -28,19 +29,7 @@ pub struct Cluster {
     pub net: Net,
     pub nodes: Vec<Node>,
     pub flags: Vec<String>,
-    scratch: tempfile::TempDir,
-}
-
-/// Waits until `ready` gives something.
-pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(LOOK);
-    }
+    pub scratch: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -55,6 +44,8 @@ impl Cluster {
                     name: format!("m{member}"),
                     client: SocketAddr::new(ip, free_port()),
                     peer_url: format!("http://{}", SocketAddr::new(ip, free_port())),
+                    listen_peer: None,
+                    prelude: String::new(),
                     data_dir: scratch.path().join(format!("m{member}")),
                     server: None,
                 }
@@ -74,7 +65,7 @@ impl Cluster {
     pub fn spawn(&mut self, member: usize, initial: &str, extra: &[&str]) {
         let node = &self.nodes[member];
         let client = format!("http://{}", node.client);
-        let mut command = self.net.command(member, env!("CARGO_BIN_EXE_ringd"));
+        let mut command = self.net.command(member, &node.prelude, env!("CARGO_BIN_EXE_ringd"));
         for name in std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("ETCD_")) {
             command.env_remove(name);
         }
@@ -82,7 +73,8 @@ impl Cluster {
         command.current_dir(self.scratch.path());
         command.args(["--name", &node.name, "--data-dir"]).arg(&node.data_dir);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
-        command.args(["--listen-peer-urls", &node.peer_url, "--initial-advertise-peer-urls", &node.peer_url]);
+        let listen_peer = node.listen_peer.as_ref().unwrap_or(&node.peer_url);
+        command.args(["--listen-peer-urls", listen_peer, "--initial-advertise-peer-urls", &node.peer_url]);
         command.args(["--initial-cluster", initial]).args(&self.flags).args(extra);
         self.nodes[member].server = Some(Server::spawn(command));
     }
@@ -120,12 +112,17 @@ impl Cluster {
         });
     }
 
+    /// Whether a member takes itself for the leader.
+    pub fn says_it_leads(&self, member: usize) -> bool {
+        let told = self.request(member, "GET", "/v2/stats/self", "");
+        told.is_some_and(|answer| answer.status == 200 && answer.json()["state"] == "StateLeader")
+    }
+
     /// The member that leads and knows it.
     pub fn leader(&self) -> usize {
         wait_for("a leader", || {
             self.running().into_iter().find(|&member| {
-                let told = self.request(member, "GET", "/v2/stats/self", "");
-                told.is_some_and(|answer| answer.status == 200 && answer.json()["state"] == "StateLeader")
+                self.says_it_leads(member)
                     && self
                         .request(member, "GET", "/v2/keys/?quorum=true", "")
                         .is_some_and(|answer| answer.status == 200)

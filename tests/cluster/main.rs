@@ -10,6 +10,7 @@ mod cluster;
 mod disk;
 mod linear;
 mod load;
+mod names;
 mod net;
 #[path = "../support/mod.rs"]
 mod support;
@@ -127,6 +128,123 @@ fn a_leader_that_one_follower_cannot_hear_goes_on_leading() {
     load.wait_for_writes(SOME);
     cluster.wait_until_served(mute);
     load.finish_and_check(&cluster);
+}
+
+#[test]
+fn without_a_quorum_every_member_says_so_and_still_reads() {
+    let cluster = three(&[]);
+    if !cluster.net.can_cut() {
+        support::skip("members that are all alone", "it needs network namespaces");
+        return;
+    }
+    let load = Load::start(clients(&cluster));
+    load.wait_for_writes(SOME);
+    let metric = |member: usize, name: &str| {
+        let text = String::from_utf8(cluster.request(member, "GET", "/metrics", "")?.body).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix(name).map(|rest| rest.trim().to_owned()))?;
+        line.parse::<u64>().ok()
+    };
+    let health = |member: usize| {
+        let answer = cluster.request(member, "GET", "/health", "")?;
+        Some((answer.status, answer.json()["health"].as_str().expect("a word").to_owned()))
+    };
+    for member in 0..3 {
+        assert_eq!(health(member), Some((200, "true".to_owned())));
+        assert_eq!(metric(member, "etcd_server_has_leader"), Some(1));
+    }
+    let pairs = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
+    pairs.iter().for_each(|&(from, to)| cluster.net.cut(from, to));
+    for member in 0..3 {
+        wait_for("a member to miss the leader", || {
+            (metric(member, "etcd_server_has_leader") == Some(0) && metric(member, "etcd_server_is_leader") == Some(0))
+                .then_some(())
+        });
+        assert_eq!(health(member), Some((503, "false".to_owned())), "m{member}");
+        assert_eq!(cluster.request(member, "GET", "/v2/keys/", "").expect("an answer").status, 200);
+        assert_eq!(cluster.request(member, "GET", "/v2/stats/leader", "").expect("an answer").status, 403);
+        let failures = metric(member, "etcd_server_health_failures");
+        assert!(failures > Some(0), "m{member} counted {failures:?} failures");
+    }
+    // All at once: each waits for its time limit.
+    std::thread::scope(|scope| {
+        let asked = [("PUT", "/v2/keys/alone"), ("GET", "/v2/keys/?quorum=true")];
+        for (member, (method, path)) in (0..3).flat_map(|member| asked.map(|asked| (member, asked))) {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let refused = cluster.request(member, method, path, "value=1").expect("an answer");
+                assert_eq!(refused.status, 500, "{refused:?}");
+            });
+        }
+    });
+    pairs.iter().for_each(|&(from, to)| cluster.net.join(from, to));
+    (0..3).for_each(|member| cluster.wait_until_served(member));
+    for member in 0..3 {
+        wait_for("a member to find the leader", || (metric(member, "etcd_server_has_leader") == Some(1)).then_some(()));
+    }
+    load.wait_for_writes(SOME);
+    load.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_follower_whose_disk_takes_less_than_it_is_sent_lives_and_catches_up() {
+    /// Room for one segment of the log, which holds 64 MiB, not for a second.
+    const SMALL_MIB: usize = 80;
+    /// More than one segment holds, and less than makes the leader write a snapshot.
+    const WRITES: usize = 75;
+    const WRITE_BYTES: usize = 1 << 20;
+    /// It has taken that many of them at least.
+    const SOME_BIG: u64 = 30;
+    let test = "a_follower_whose_disk_takes_less_than_it_is_sent_lives_and_catches_up";
+    let mut cluster = Cluster::new(3, &[]);
+    if !cluster.net.can_cut() {
+        return support::skip(test, "it needs namespaces");
+    }
+    let dir = cluster.nodes[2].data_dir.clone();
+    std::fs::create_dir(&dir).expect("a directory");
+    let dir = disk::text(&dir).to_owned();
+    cluster.nodes[2].prelude = format!("mount -t tmpfs -o size={SMALL_MIB}m tmpfs '{dir}'");
+    cluster.found(&[0, 1, 2]);
+    // What it misses is sent at once when it goes on.
+    cluster.signal(2, STOP);
+    // Writes that are not forwarded are quicker.
+    let leader = wait_for("a leader", || (0..2).find(|&member| cluster.says_it_leads(member)));
+    let value = format!("value={}", "x".repeat(WRITE_BYTES));
+    for number in 0..WRITES {
+        wait_for("a write without the follower", || {
+            let written = cluster.request(leader, "PUT", &format!("/v2/keys/big/{}", number % 8), &value)?;
+            (written.status < 300).then_some(())
+        });
+    }
+    cluster.signal(2, CONTINUE);
+    let index = |member| Some(cluster.request(member, "GET", "/v2/keys/", "")?.etcd_index());
+    let behind = || {
+        let log = cluster.log(2);
+        assert!(!cluster.nodes[2].server.as_ref().expect("it runs").has_ended(), "the follower died: {log}");
+        index(2).expect("it reads from what it has")
+    };
+    // It takes what it has room for, and then nothing for a while in which the leader sends again and again.
+    let ahead = index(leader).expect("the leader answers");
+    let mut last = behind();
+    wait_for("the follower to stand still", || {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = std::mem::replace(&mut last, behind());
+        (before == last && before > SOME_BIG).then_some(())
+    });
+    assert!(last < ahead, "{SMALL_MIB} MiB held {WRITES} MiB");
+    assert!(cluster.log(2).contains("writes are refused before the WAL runs out of room"), "{}", cluster.log(2));
+    let metrics = cluster.request(2, "GET", "/metrics", "").expect("an answer").body;
+    let received: f64 = String::from_utf8_lossy(&metrics)
+        .lines()
+        .filter(|line| line.starts_with("etcd_network_peer_received_bytes_total{"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum();
+    assert!(received < (10 * WRITES * WRITE_BYTES) as f64, "{WRITES} MiB took {received} bytes so far");
+    let pid = cluster.nodes[2].server.as_ref().expect("it runs").pid().to_string();
+    let grow = ["-t", &pid, "-m", "mount", "-o", &format!("remount,size={}m", 4 * SMALL_MIB), &dir];
+    disk::run("nsenter", &grow).expect("a disk that grows");
+    cluster.wait_until_equal();
+    assert!(cluster.log(2).contains("there is space for the WAL again"), "{}", cluster.log(2));
+    cluster.wait_until_served(2);
 }
 
 #[test]
@@ -314,8 +432,10 @@ fn members_of_another_cluster_are_refused_and_both_say_so() {
     cluster.spawn(1, &initial, &[]);
     cluster.wait_until_served(0);
     cluster.spawn(2, &initial, &["--initial-cluster-token=another"]);
+    let both = r"cluster ID mismatch( \(got [0-9a-f]+ want [0-9a-f]+\)|: peer\[[0-9a-f]+\]=[0-9a-f]+, local=[0-9a-f]+)";
+    let both = regex::Regex::new(both).expect("a pattern");
     for member in 0..3 {
-        wait_for(&format!("m{member} to say so"), || cluster.log(member).contains("cluster ID mismatch").then_some(()));
+        wait_for(&format!("m{member} to say so"), || both.is_match(&cluster.log(member)).then_some(()));
     }
     assert_eq!(cluster.request(0, "PUT", "/v2/keys/a", "value=1").expect("an answer").status, 201);
 }
@@ -350,6 +470,29 @@ fn writes_go_anywhere_and_every_member_tells_the_same_of_the_cluster() {
     let metrics = cluster.request(leader, "GET", "/metrics", "").expect("an answer");
     let text = String::from_utf8(metrics.body).expect("text");
     assert_eq!(text.matches("etcd_network_active_peers{").count(), 2, "{text}");
+}
+
+#[test]
+fn the_script_starts_three_members_and_stops_them() {
+    // Its ports are fixed, so it runs where nobody else listens.
+    let net = net::Net::new(1);
+    if !net.can_cut() {
+        return support::skip("tools/local-cluster.sh", "it needs network namespaces");
+    }
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let mut command = net.command(0, "", concat!(env!("CARGO_MANIFEST_DIR"), "/tools/local-cluster.sh"));
+    command.env("RINGD", env!("CARGO_BIN_EXE_ringd")).env("RINGD_LOCAL_DIR", scratch.path());
+    let mut script = support::Server::spawn(command);
+    let log = |name: &str| std::fs::read_to_string(scratch.path().join(name)).unwrap_or_default();
+    let names = ["infra1.log", "infra2.log", "infra3.log"];
+    for name in names {
+        wait_for(&format!("{name}: {}", log(name)), || log(name).contains("ready to serve client").then_some(()));
+    }
+    script.signal(15);
+    script.wait(PATIENCE);
+    for name in names {
+        assert!(log(name).contains("stopped"), "{name}: {}", log(name));
+    }
 }
 
 #[test]

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::support;
 
+/// Between a member's first and second address.
+const MOVED_BY: u32 = 100;
+
 /// A network for one cluster.
 pub struct Net {
     /// `None` on loopback.
@@ -48,7 +51,7 @@ impl Net {
         Self { spaces: None }
     }
 
-    /// Whether members can be cut off from each other.
+    /// Whether members have namespaces: they can be cut off from each other, and see mounts of their own.
     pub fn can_cut(&self) -> bool {
         self.spaces.is_some()
     }
@@ -61,16 +64,29 @@ impl Net {
         }
     }
 
-    /// A command that runs `program` where the member lives.
-    pub fn command(&self, member: usize, program: &str) -> Command {
-        match &self.spaces {
-            Some(spaces) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", &spaces.space(member), program]);
-                command
-            }
-            None => Command::new(program),
+    /// A command that runs `program` where the member lives, after the shell commands of `prelude`: what these mount,
+    /// only the program sees.
+    pub fn command(&self, member: usize, prelude: &str, program: &str) -> Command {
+        let Some(spaces) = &self.spaces else {
+            assert!(prelude.is_empty(), "a prelude needs namespaces");
+            return Command::new(program);
+        };
+        // `ip netns exec` gives what it runs a mount namespace of its own.
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &spaces.space(member)]);
+        if !prelude.is_empty() {
+            command.args(["sh", "-c", &format!("{prelude}\nexec \"$0\" \"$@\"")]);
         }
+        command.arg(program);
+        command
+    }
+
+    /// Gives a member one more address and tells it.
+    pub fn move_to(&self, member: usize) -> IpAddr {
+        let spaces = self.spaces.as_ref().expect("addresses are given in namespaces");
+        let address = Ipv4Addr::from_bits(spaces.address(member).to_bits() + MOVED_BY);
+        assert!(ip(&format!("-n {} addr add {address}/24 dev eth0", spaces.space(member))), "one more address");
+        address.into()
     }
 
     /// Nothing goes from `from` to `to` any more; TCP needs both directions, so their streams stop.

@@ -31,6 +31,23 @@ pub fn free_port() -> u16 {
         .expect("a free port on loopback")
 }
 
+/// The longest that anything may take which must happen at all, far beyond what a slow machine needs.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(30);
+
+/// Waits until `ready` gives something.
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// Says that a test did not run, and why. Written past the test harness, which would swallow it.
 pub fn skip(test: &str, why: &str) {
     let _ = writeln!(io::stderr(), "skipped {test}: {why}");
@@ -99,7 +116,11 @@ impl Site {
 
     /// Starts a server and waits until it answers.
     pub fn start(&self) -> Server {
-        let mut server = self.spawn();
+        self.started(self.spawn())
+    }
+
+    /// Waits until a server on this site's ports answers.
+    pub fn started(&self, mut server: Server) -> Server {
         let begun = Instant::now();
         loop {
             if let Ok(mut client) = Client::open(self.client_port)

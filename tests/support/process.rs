@@ -6,14 +6,10 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{Answer, Client, Server, free_port};
-
-/// The longest that anything may take which must happen at all.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(30);
+pub use crate::support::{PATIENCE, wait_for};
 
 /// Where a process lives.
 pub struct Home {
@@ -21,18 +17,6 @@ pub struct Home {
     pub client: u16,
     pub peer: u16,
     pub dir: PathBuf,
-}
-
-/// Waits until `ready` gives something.
-pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(LOOK);
-    }
 }
 
 /// Waits for a line in a process' log.
