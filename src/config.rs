@@ -1,17 +1,22 @@
 //! Settings: from flags and variables to one checked `Config`.
 //!
 //! Owns: defaults, the rules between settings, etcd's messages for broken ones, exit codes. May touch: the flag
-//! table (`config/flags.rs`), Go's grammar (`config/go_flags.rs`) and URLs (`config/url.rs`). The environment comes
-//! in as an argument; nothing here reads it, or a file, or a clock.
+//! table (`config/flags.rs`), Go's grammar (`config/go_flags.rs`), files (`config/file.rs`) and URLs (`config/url.rs`). The
+//! environment and a file's text come in as arguments; nothing here reads either, or a clock.
 //!
 //! Must always hold:
 //! - Equal arguments and variables give equal results.
-//! - A setting given twice, as flag and as variable, is fatal; an unknown `ETCD_*` or `RINGD_*` variable only warns.
+//! - A setting given twice, as flag and as variable, is fatal; an unknown `ETCD_*` or `RINGD_*` variable only warns. A
+//!   configuration file makes both ignored.
 //! - A `Config` in hand has passed every rule that needs no disk and no network.
 
+pub mod file;
 pub mod flags;
+pub mod gather;
 mod go_flags;
 pub mod joining;
+pub mod log;
+mod page;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -23,8 +28,9 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use flags::{FLAGS, Kind, Status};
+use gather::{Setting, Values};
 use joining::{Fallback, Joining, ProxyMode, ProxySettings, ServiceUrl, Srv};
+use log::{LogFormat, LogSettings};
 use tls::TlsSettings;
 use url::{Place, Url};
 
@@ -40,6 +46,8 @@ const ELECTION_MS_MAX: u64 = 50_000;
 const HEARTBEATS_PER_ELECTION: u64 = 5;
 /// The smallest request head a client could use at all.
 const HEADER_BYTES_MIN: u64 = 1024;
+/// What `--quota-backend-bytes 0` means, as in etcd.
+const QUOTA_DEFAULT_BYTES: u64 = 2 << 30;
 /// The longest timeout of a client; a longer one is a slip of the unit. Zero is for those who want none.
 const SECONDS_MAX: u64 = 86_400;
 
@@ -60,6 +68,14 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     /// Where to bind for peers, one per URL, duplicates removed.
     pub listen_peer_addresses: Vec<Place>,
+    /// Listeners for metrics and health only, as URLs.
+    pub listen_metrics_urls: Vec<Url>,
+    /// Where to bind for them, one per URL, duplicates removed.
+    pub listen_metrics_addresses: Vec<Place>,
+    /// Whether `/metrics` shows what costs more.
+    pub metrics_extensive: bool,
+    /// Whether CPU profiles are served.
+    pub pprof: bool,
     /// What members and machines answers tell clients.
     pub advertise_client_urls: Vec<Url>,
     /// What other members are told at bootstrap.
@@ -92,14 +108,16 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Election timeout, at least five heartbeats.
     pub election_timeout: Duration,
-    /// Least important level that is logged.
-    pub log_level: LogLevel,
+    /// The log.
+    pub log: LogSettings,
     /// Who may call from a browser.
     pub cors: Cors,
     /// Client connections held at once.
     pub connections_max: u64,
     /// What one request may cost.
     pub limits: Limits,
+    /// What all of them together may cost.
+    pub ceilings: Ceilings,
     /// How long a client may take.
     pub timeouts: Timeouts,
     /// Events kept for watches that begin in the past.
@@ -110,8 +128,23 @@ pub struct Config {
     pub spin_before_park: Duration,
     /// Whether to set IORING_SETUP_COOP_TASKRUN.
     pub coop_taskrun: bool,
+    /// Everything that was given, in the table's order.
+    pub settings: Vec<Setting>,
+    /// Whether the settings are to be checked, and nothing else.
+    pub check_only: bool,
     /// Lines for the log, once there is one.
     pub notices: Vec<Notice>,
+}
+
+/// What all clients together may cost, in bytes; see `shell/pressure.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceilings {
+    /// Of the key space (`Store::bytes`).
+    pub quota: u64,
+    /// Of writes under way.
+    pub writes_pending: u64,
+    /// Of large request bodies that are gathered.
+    pub bodies: u64,
 }
 
 /// How long a client may take, in whole seconds; `None` is for ever. etcd waits for ever.
@@ -170,7 +203,7 @@ pub enum Notice {
 /// Why there is no `Config`: print `text` to where it belongs and exit with `exit_code`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// Asked for the help or the version: stdout, 0.
+    /// Asked for the help, the version or a page: stdout, 0.
     #[error("{0}")]
     Asked(String),
     /// A bad flag: message and usage on stderr, 2.
@@ -201,15 +234,17 @@ impl ConfigError {
 
 impl Config {
     /// Reads `args` (without the program's name) and `variables`. `main` calls it with `args_os().skip(1)` and
-    /// `vars_os()`.
+    /// `vars_os()`. `read` gives the text of a configuration file, of at most [`file::FILE_BYTES_MAX`], or says why it
+    /// cannot be had.
     ///
     /// # Errors
     /// `ConfigError`, whose text is what etcd 3.4.23 prints, with `ringd` in place of `etcd`, line end included.
     pub fn parse(
         args: impl IntoIterator<Item = OsString>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+        read: impl FnOnce(&Path) -> Result<String, String>,
     ) -> Result<Self, ConfigError> {
-        Self::parse_checked(args, variables).map_err(|error| match error {
+        Self::parse_checked(args, variables, read).map_err(|error| match error {
             ConfigError::Invalid(text) => ConfigError::Invalid(text + "\n"),
             whole_lines => whole_lines,
         })
@@ -218,6 +253,7 @@ impl Config {
     fn parse_checked(
         args: impl IntoIterator<Item = OsString>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
+        read: impl FnOnce(&Path) -> Result<String, String>,
     ) -> Result<Self, ConfigError> {
         let args = args
             .into_iter()
@@ -233,7 +269,29 @@ impl Config {
         if values.bool("version") {
             return Err(ConfigError::Asked(version_text()));
         }
-        values.add_variables(variables)?;
+        if values.bool("man") {
+            return Err(ConfigError::Asked(page::man()));
+        }
+        if values.bool("markdown") {
+            return Err(ConfigError::Asked(page::markdown()));
+        }
+        if values.is_set("completion") {
+            let script = page::completion(values.text("completion")).map_err(|text| usage(&text))?;
+            return Err(ConfigError::Asked(script));
+        }
+        let ours = gather::ours(variables)?;
+        let by_variable = flags::find("config-file").and_then(flags::Flag::variable).and_then(|name| ours.get(&name));
+        let path = match values.text("config-file") {
+            "" => by_variable.cloned().unwrap_or_default(),
+            given => given.to_owned(),
+        };
+        if path.is_empty() {
+            values.add_variables(ours)?;
+        } else {
+            let path = Path::new(&path);
+            let text = read(path).map_err(|why| invalid(&why))?;
+            values.replace_by_file(path, &text, &ours)?;
+        }
         values.check_status()?;
         values.build()
     }
@@ -301,105 +359,24 @@ fn invalid(text: &str) -> ConfigError {
     ConfigError::Invalid(verifying(text))
 }
 
+/// Who listens with TLS needs a certificate.
+fn require_certificate(urls: &[Url], settings: &TlsSettings) -> Result<(), ConfigError> {
+    match urls.iter().find(|url| url.is_secure() && !settings.has_certificate()) {
+        Some(url) => Err(invalid(&format!("cannot listen on TLS for {url}: KeyFile and CertFile are not presented"))),
+        None => Ok(()),
+    }
+}
+
 fn verifying(text: &str) -> String {
     format!("error verifying flags, {text}. See 'ringd --help'.")
 }
 
-/// Values by flag name, while they are being gathered.
-struct Values {
-    set: BTreeMap<&'static str, String>,
-    notices: Vec<Notice>,
-}
-
 impl Values {
-    fn new(given: &go_flags::Given) -> Self {
-        let set = FLAGS.iter().filter_map(|flag| given.get(flag).map(|value| (flag.name, value.to_owned()))).collect();
-        Self { set, notices: Vec::new() }
-    }
-
-    fn add_variables(&mut self, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Result<(), ConfigError> {
-        let mut ours: BTreeMap<String, String> = BTreeMap::new();
-        for (name, value) in variables {
-            let name = name.to_string_lossy().into_owned();
-            if !name.starts_with("ETCD_") && !name.starts_with("RINGD_") {
-                continue;
-            }
-            let value = value
-                .into_string()
-                .map_err(|value| invalid(&format!("invalid value {:?} for {name}: not UTF-8", value.display())))?;
-            ours.insert(name, value);
-        }
-        for flag in FLAGS {
-            let Some(variable) = flag.variable() else { continue };
-            // An empty variable counts as unset, as in etcd.
-            let Some(value) = ours.remove(&variable).filter(|value| !value.is_empty()) else { continue };
-            if self.set.contains_key(flag.name) {
-                return Err(ConfigError::Invalid(format!(
-                    "conflicting environment variable {variable:?} is shadowed by corresponding command-line flag \
-                     (either unset environment variable or disable flag)"
-                )));
-            }
-            go_flags::check(flag.kind, &value)
-                .map_err(|why| invalid(&format!("invalid value {value:?} for {variable}: {why}")))?;
-            self.notices.push(Notice::Info(format!("recognized and used environment variable {variable}={value}")));
-            self.set.insert(flag.name, value);
-        }
-        self.notices.extend(
-            ours.into_iter()
-                .map(|(name, value)| Notice::Warn(format!("unrecognized environment variable {name}={value}"))),
-        );
-        Ok(())
-    }
-
-    /// Refuses what is not supported and notes what has no effect.
-    fn check_status(&mut self) -> Result<(), ConfigError> {
-        for flag in FLAGS {
-            let Some(value) = self.set.get(flag.name) else { continue };
-            let is_default = match flag.kind {
-                Kind::Bool => go_flags::parse_bool(value) == go_flags::parse_bool(flag.default),
-                Kind::Uint => go_flags::parse_uint(value) == go_flags::parse_uint(flag.default),
-                _ => value == flag.default,
-            };
-            match flag.status {
-                _ if is_default => {}
-                Status::Effective => {}
-                Status::NoEffect(reason) => {
-                    self.notices.push(Notice::Warn(format!("--{} has no effect: {reason}", flag.name)));
-                }
-                Status::Refused(accepted, _) if accepted.contains(&value.as_str()) => {}
-                Status::Refused(_, reason) => {
-                    return Err(invalid(&format!("--{} cannot be {value:?}: {reason}", flag.name)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn is_set(&self, name: &str) -> bool {
-        self.set.contains_key(name)
-    }
-
-    fn text(&self, name: &str) -> &str {
-        let flag = flags::find(name).unwrap_or_else(|| panic!("flag {name} is not in the table"));
-        self.set.get(name).map_or(flag.default, String::as_str)
-    }
-
-    fn bool(&self, name: &str) -> bool {
-        go_flags::parse_bool(self.text(name)).expect("bool values are checked when they are set")
-    }
-
-    fn uint(&self, name: &str) -> u64 {
-        go_flags::parse_uint(self.text(name)).expect("numbers are checked when they are set")
-    }
-
-    fn urls(&self, name: &str) -> Vec<Url> {
-        Url::parse_list(self.text(name)).expect("URLs are checked when they are set")
-    }
-
     /// Everything etcd's `Validate` does, in its order, then ringd's own rules.
     fn build(mut self) -> Result<Config, ConfigError> {
         let (listen_peer_urls, listen_peer_addresses) = self.listeners("listen-peer-urls")?;
         let (listen_client_urls, listen_client_addresses) = self.listeners("listen-client-urls")?;
+        let (listen_metrics_urls, listen_metrics_addresses) = self.places("listen-metrics-urls")?;
         let initial_advertise_peer_urls = self.advertised("initial-advertise-peer-urls")?;
         let advertise_client_urls = self.advertised("advertise-client-urls")?;
         let joining = self.joining()?;
@@ -429,8 +406,10 @@ impl Values {
         };
         let initial_cluster = self.initial_cluster(&name, &initial_advertise_peer_urls)?;
         let limits = self.limits()?;
+        let log = self.log()?;
         let client_tls = self.tls("", &data_dir, "client", &listen_client_urls)?;
         let peer_tls = self.tls("peer-", &data_dir, "peer", &listen_peer_urls)?;
+        require_certificate(&listen_metrics_urls, &client_tls)?;
         Ok(Config {
             data_dir,
             client_tls,
@@ -440,6 +419,10 @@ impl Values {
             listen_client_addresses,
             listen_peer_urls,
             listen_peer_addresses,
+            listen_metrics_urls,
+            listen_metrics_addresses,
+            metrics_extensive: self.text("metrics") == "extensive",
+            pprof: self.bool("enable-pprof"),
             advertise_client_urls,
             initial_advertise_peer_urls,
             initial_cluster,
@@ -461,16 +444,15 @@ impl Values {
             max_wals: Some(self.uint("max-wals")).filter(|&count| count > 0),
             heartbeat_interval,
             election_timeout,
-            log_level: match self.text("log-level") {
-                _ if self.bool("debug") => LogLevel::Debug,
-                "debug" => LogLevel::Debug,
-                "info" => LogLevel::Info,
-                "warn" => LogLevel::Warn,
-                _ => LogLevel::Error,
-            },
+            log,
             cors: self.cors()?,
             connections_max: self.at_least("ringd-connections-max", 1)?,
             limits,
+            ceilings: Ceilings {
+                quota: Some(self.uint("quota-backend-bytes")).filter(|&bytes| bytes > 0).unwrap_or(QUOTA_DEFAULT_BYTES),
+                writes_pending: self.at_least("ringd-writes-pending-bytes", 1)?,
+                bodies: self.at_least("ringd-bodies-bytes", 1)?,
+            },
             timeouts: Timeouts {
                 idle: self.seconds("ringd-idle-timeout")?,
                 head: self.seconds("ringd-header-timeout")?,
@@ -481,12 +463,23 @@ impl Values {
             history_bytes: usize::try_from(self.uint("ringd-history-bytes")).unwrap_or(usize::MAX),
             spin_before_park: Duration::from_micros(self.uint("ringd-spin-before-park-us")),
             coop_taskrun: self.bool("ringd-coop-taskrun"),
+            settings: self.settings(),
+            check_only: self.bool("check-config"),
             notices: self.notices,
             name,
         })
     }
 
     fn listeners(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
+        let found = self.places(name)?;
+        if found.0.is_empty() {
+            return Err(invalid(&format!("--{name} must name at least one URL")));
+        }
+        Ok(found)
+    }
+
+    /// URLs to listen on, and their places without duplicates.
+    fn places(&self, name: &str) -> Result<(Vec<Url>, Vec<Place>), ConfigError> {
         let urls = self.urls(name);
         let mut addresses = Vec::with_capacity(urls.len());
         for url in &urls {
@@ -495,10 +488,40 @@ impl Values {
                 addresses.push(address);
             }
         }
-        if addresses.is_empty() {
-            return Err(invalid(&format!("--{name} must name at least one URL")));
-        }
         Ok((urls, addresses))
+    }
+
+    fn log(&mut self) -> Result<LogSettings, ConfigError> {
+        let mut level = match self.text("log-level") {
+            _ if self.bool("debug") => LogLevel::Debug,
+            name => log::parse_level(name).expect("a choice of the table"),
+        };
+        let mut modules = Vec::new();
+        // etcd goes on without package levels that it cannot read.
+        match log::parse_packages(self.text("log-package-levels")) {
+            Ok(found) => {
+                level = found.all.unwrap_or(level);
+                modules = found.modules;
+                self.notices.extend(found.unknown.into_iter().map(|package| {
+                    Notice::Warn(format!(
+                        "--log-package-levels: there is no package {package:?}; CONFIGURATION.md lists them"
+                    ))
+                }));
+            }
+            Err(why) => self
+                .notices
+                .push(Notice::Warn(format!("couldn't parse log level string: {why}, continuing with default levels"))),
+        }
+        Ok(LogSettings {
+            format: match self.text("logger") {
+                "zap" => LogFormat::Json,
+                "capnslog" => LogFormat::Capnslog,
+                _ => LogFormat::Text,
+            },
+            outputs: log::parse_outputs(self.text("log-outputs")).map_err(|text| invalid(&text))?,
+            level,
+            modules,
+        })
     }
 
     /// The TLS of one side: flags that begin with `prefix`, listeners at `urls`.
@@ -540,12 +563,8 @@ impl Values {
         if has_files && settings.auto.is_some() {
             self.notices.push(Notice::Warn(format!("ignoring {side} auto TLS since certs given")));
         }
+        require_certificate(urls, &settings)?;
         for url in urls {
-            if url.is_secure() && !settings.has_certificate() {
-                return Err(invalid(&format!(
-                    "cannot listen on TLS for {url}: KeyFile and CertFile are not presented"
-                )));
-            }
             if !url.is_secure() && has_files {
                 self.notices.push(Notice::Warn(format!(
                     "The scheme of {side} url {url} is HTTP while {side} key/cert files are presented. Ignored {side} \
@@ -684,9 +703,11 @@ impl Values {
 
     fn limits(&self) -> Result<Limits, ConfigError> {
         let header = self.at_least("ringd-request-header-max", HEADER_BYTES_MIN)?;
+        // In etcd the flag bounds v3 requests, so that its default leaves v2 forms their 10 MiB.
+        let whole = if self.is_set("max-request-bytes") { self.at_least("max-request-bytes", 1)? } else { u64::MAX };
         Ok(Limits {
             header_bytes_max: usize::try_from(header).unwrap_or(usize::MAX),
-            body_bytes_max: self.uint("ringd-request-body-max"),
+            body_bytes_max: self.uint("ringd-request-body-max").min(whole),
             ..Limits::default()
         })
     }

@@ -1,31 +1,34 @@
 //! The server: parse, open, run.
 
+mod logging;
 mod ring_seam;
 
+use std::io::Read as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use ringd::config::{Config, LogLevel, Notice};
+use ringd::config::file::FILE_BYTES_MAX;
+use ringd::config::{Config, ConfigError, Notice};
 use ringd::shell::driver::Services;
-use ringd::shell::start;
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::reload;
-use tracing_subscriber::util::SubscriberInitExt as _;
+use ringd::shell::{check, ending, start};
 
 fn main() -> ExitCode {
-    let config = match Config::parse(std::env::args_os().skip(1), std::env::vars_os()) {
+    let config = match Config::parse(std::env::args_os().skip(1), std::env::vars_os(), read_file) {
         Ok(config) => config,
-        Err(told) => {
-            if told.is_for_stdout() {
-                print!("{told}");
-            } else {
-                eprint!("{told}");
-            }
-            return ExitCode::from(told.exit_code());
-        }
+        Err(told) => return end_with(&told),
     };
-    let set_log_level = log_to_stderr(config.log_level);
+    if config.check_only {
+        let (report, is_good) = check::report(&config);
+        print!("{report}");
+        return if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let log = match logging::begin(&config.log) {
+        Ok(log) => log,
+        Err(error) => return end_with(&ConfigError::Invalid(format!("{error}\n"))),
+    };
+    let _flushed = logging::Flushed;
+    ending::flush_log_with(logging::flush);
     for notice in &config.notices {
         match notice {
             Notice::Info(text) => tracing::info!("{text}"),
@@ -33,7 +36,7 @@ fn main() -> ExitCode {
         }
     }
     ring_seam::ENABLED.store(config.coop_taskrun, Ordering::Relaxed);
-    match start::run(&config, Services { set_log_level }) {
+    match start::run(&config, Services { set_log_level: log.set_level, lost_log_lines: Box::new(logging::lost) }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -42,21 +45,22 @@ fn main() -> ExitCode {
     }
 }
 
-fn level_filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Error => LevelFilter::ERROR,
+fn end_with(told: &ConfigError) -> ExitCode {
+    if told.is_for_stdout() {
+        print!("{told}");
+    } else {
+        eprint!("{told}");
     }
+    ExitCode::from(told.exit_code())
 }
 
-/// Begins the log. What it returns changes its level.
-fn log_to_stderr(level: LogLevel) -> Box<dyn Fn(LogLevel)> {
-    let (filter, handle) = reload::Layer::new(level_filter(level));
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    Box::new(move |level| {
-        handle.reload(level_filter(level)).expect("the log lives as long as the process");
-    })
+/// The text of a configuration file; the error as Go would put it.
+fn read_file(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    // One byte more than allowed shows that it is too much.
+    let read = std::fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(format!("open {}: {}", path.display(), check::why(&error))),
+    }
 }

@@ -8,17 +8,19 @@
 //! 2. A name that etcd has means what it means there; names of our own begin with `ringd_`.
 
 mod cells;
+mod hot;
 mod peers;
 mod proxy;
 mod table;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use prometheus::{Encoder, TextEncoder};
 
 pub use cells::{Histogram, doubling};
+pub use hot::{Hot, HotPrefixes, SAMPLE_EVERY, SLOTS};
 pub use peers::{Latency, PeerMetrics};
 pub use proxy::{Dropped, ProxyMetrics};
 pub use table::{Scrape, StoreCounts};
@@ -92,6 +94,8 @@ pub struct Metrics {
     pub wal_fsync: Histogram,
     /// From a snapshot's begin to its publication, in nanoseconds.
     pub snapshot: Histogram,
+    /// Time of the sync of a snapshot's file, in nanoseconds.
+    pub snapshot_sync: Histogram,
     /// From the start of the process to serving, nanoseconds.
     pub ready_after: Cell<u64>,
     /// Recovery of the data directory alone, nanoseconds.
@@ -110,6 +114,8 @@ pub struct Metrics {
     pub proposals_failed: Cell<u64>,
     /// Linearizable reads that found no quorum in time.
     pub reads_failed: Cell<u64>,
+    /// Linearizable reads that waited long for their quorum.
+    pub slow_reads: Cell<u64>,
     /// Ticks of a leader that came too late.
     pub late_heartbeats: Cell<u64>,
     /// `/health` said true.
@@ -122,11 +128,21 @@ pub struct Metrics {
     pub recursive_reads: (Cell<u64>, Cell<u64>),
     received: [Cell<u64>; KIND_NAMES.len()],
     served: [Histogram; KIND_NAMES.len()],
+    /// The same in fine buckets, with `--metrics extensive`.
+    served_fine: OnceCell<Box<[Histogram; KIND_NAMES.len()]>>,
     /// Failures by kind and status: a handful of pairs, each seen often.
     failed: RefCell<Vec<(Kind, u16, u64)>>,
     gets_in_step: Cell<u64>,
     /// One per other member, in the order of their ids.
     pub peers: RefCell<Vec<Rc<PeerMetrics>>>,
+    /// Writes refused because the key space exceeds its quota.
+    pub refused_quota: Cell<u64>,
+    /// Writes refused because too much was under way.
+    pub refused_overload: Cell<u64>,
+    /// Requests refused because too many large bodies were being gathered.
+    pub bodies_refused: Cell<u64>,
+    /// What is asked for most.
+    pub hot: HotPrefixes,
     /// Append messages from leaders.
     pub appends_received: Cell<u64>,
     /// Append messages to followers.
@@ -144,6 +160,7 @@ impl Default for Metrics {
             sync: Histogram::of_seconds(&FINE_BOUNDS),
             wal_fsync: Histogram::of_seconds(&DISK_BOUNDS),
             snapshot: Histogram::of_seconds(&DISK_BOUNDS),
+            snapshot_sync: Histogram::of_seconds(&DISK_BOUNDS),
             ready_after: Cell::default(),
             recovery: Cell::default(),
             accepted: Cell::default(),
@@ -153,16 +170,22 @@ impl Default for Metrics {
             slow_applies: Cell::default(),
             proposals_failed: Cell::default(),
             reads_failed: Cell::default(),
+            slow_reads: Cell::default(),
             late_heartbeats: Cell::default(),
             health_success: Cell::default(),
             health_failures: Cell::default(),
             watch_requests: Cell::default(),
             recursive_reads: Default::default(),
             received: Default::default(),
+            served_fine: OnceCell::new(),
             served: std::array::from_fn(|_| Histogram::of_seconds(&HTTP_BOUNDS)),
             failed: RefCell::default(),
             gets_in_step: Cell::default(),
             peers: RefCell::default(),
+            refused_quota: Cell::default(),
+            refused_overload: Cell::default(),
+            bodies_refused: Cell::default(),
+            hot: HotPrefixes::default(),
             appends_received: Cell::default(),
             appends_sent: Cell::default(),
         }
@@ -198,7 +221,7 @@ impl Metrics {
         }
         let gets = self.gets_in_step.take();
         if gets > 0 {
-            self.served[Kind::Get as usize].observe_many(took, gets);
+            self.serve(Kind::Get, took, gets);
         }
     }
 
@@ -230,6 +253,12 @@ impl Metrics {
         add(&self.received[kind as usize], 1);
     }
 
+    /// A write was refused before it was proposed.
+    pub fn write_refused(&self, over_quota: bool, overload: bool) {
+        add(&self.refused_quota, u64::from(over_quota));
+        add(&self.refused_overload, u64::from(overload));
+    }
+
     /// A plain read was answered within the running step.
     #[inline]
     pub fn get_served(&self) {
@@ -239,7 +268,20 @@ impl Metrics {
     /// A request to the keys ended well.
     #[inline]
     pub fn served(&self, kind: Kind, took: Duration) {
-        self.served[kind as usize].observe(nanos(took));
+        self.serve(kind, nanos(took), 1);
+    }
+
+    #[inline]
+    fn serve(&self, kind: Kind, took: u64, times: u64) {
+        self.served[kind as usize].observe_many(took, times);
+        if let Some(fine) = self.served_fine.get() {
+            fine[kind as usize].observe_many(took, times);
+        }
+    }
+
+    /// `--metrics extensive`: counts in fine buckets too, from now on.
+    pub fn extend(&self) {
+        self.served_fine.get_or_init(|| Box::new(std::array::from_fn(|_| Histogram::of_seconds(&FINE_BOUNDS))));
     }
 
     /// A request to the keys was understood and ended with an error of this status.

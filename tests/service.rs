@@ -8,6 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+#[path = "service/monitors.rs"]
+mod monitors;
+#[path = "service/profiles.rs"]
+mod profiles;
+#[path = "service/supervision.rs"]
+mod supervision;
 #[path = "support/mod.rs"]
 mod support;
 

@@ -50,8 +50,13 @@ const CRATES: &[(&str, &[&str], &str)] = &[
     ("tokio", &["src/shell/srv.rs"], "one executor; a resolver's thread ends with its look-ups"),
     ("hickory_resolver", &["src/shell/srv.rs"], "names are looked up on threads of their own"),
     ("prometheus", &["src/metrics"], "counting must not depend on how it is shown"),
-    ("tracing_subscriber", &["src/main.rs"], "only the program decides where the log goes"),
+    ("tracing_subscriber", &["src/logging"], "only the program decides where the log goes"),
+    ("tracing_appender", &["src/logging"], "only the program decides where the log goes"),
+    ("serde_saphyr", &["src/config/file.rs"], "files are read in one place"),
     ("clap", &["src/config", "benches/", "tools/", "tests/sim/src/main.rs"], "flags are read in config"),
+    ("pprof", &["src/shell/profile.rs"], "samples are taken in one place, on a thread of their own"),
+    ("flate2", &["src/shell/profile.rs", "tests/"], "only profiles are packed"),
+    ("sd_notify", &["src/shell/supervisor.rs"], "systemd is told in one place"),
     ("bincode", &["storage/src/codec.rs"], "one module, so that it can be replaced"),
 ];
 

@@ -90,7 +90,13 @@ pub fn pin(pid: u32, cores: &[usize]) -> Result<(), Error> {
 impl Server {
     /// Starts `program` with its data in `dir`, which may hold data already, and waits for its first answer.
     pub fn start(program: &Program, dir: &Path) -> Result<Server, Error> {
-        let [client, peer] = free_ports()?;
+        let [client, _] = free_ports()?;
+        Server::start_at(program, dir, client)
+    }
+
+    /// [`Server::start`] with plain clients on this port.
+    pub fn start_at(program: &Program, dir: &Path, client: u16) -> Result<Server, Error> {
+        let [peer, _] = free_ports()?;
         let url = |port| format!("http://127.0.0.1:{port}");
         let mut command = Command::new(&program.path);
         command.args(["--name", "default", "--data-dir"]).arg(dir);

@@ -81,26 +81,6 @@ pub fn render_message(out: &mut Vec<u8>, message: &str) {
     out.push(b'}');
 }
 
-/// What a health check asks for, from its query.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// `serializable=true`: this member alone, no quorum.
-    pub serializable: bool,
-    /// `exclude=NOSPACE`: a full disk is no reason.
-    pub exclude_no_space: bool,
-}
-
-/// Reads the query of `/health`; what it does not know, it ignores.
-#[must_use]
-pub fn parse_health(query: &[u8]) -> HealthCheck {
-    let mut check = HealthCheck::default();
-    for pair in query.split(|&byte| byte == b'&') {
-        check.serializable |= pair == b"serializable=true";
-        check.exclude_no_space |= pair == b"exclude=NOSPACE";
-    }
-    check
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,13 +103,5 @@ mod tests {
         ] {
             assert_eq!(parse_log_level(body.as_bytes()), expected.map_err(str::to_owned), "{body}");
         }
-    }
-
-    #[test]
-    fn a_health_check_reads_its_query() {
-        assert_eq!(parse_health(b""), HealthCheck::default());
-        let both = HealthCheck { serializable: true, exclude_no_space: true };
-        assert_eq!(parse_health(b"exclude=NOSPACE&a&serializable=true"), both);
-        assert_eq!(parse_health(b"serializable=false&exclude=CORRUPT"), HealthCheck::default());
     }
 }

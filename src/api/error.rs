@@ -80,13 +80,15 @@ pub struct ApiError {
     pub cause: Vec<u8>,
     /// `index` of the body and `X-Etcd-Index`; zero for refusals of the request itself.
     pub index: EtcdIndex,
+    /// Nothing is wrong with the request: it is too much at this moment, and the status says so (503).
+    pub is_overload: bool,
 }
 
 impl ApiError {
     /// A refusal of the request itself, before any store was asked.
     #[must_use]
     pub fn request(code: ErrorCode, cause: impl Into<Vec<u8>>) -> Self {
-        Self { code, cause: cause.into(), index: EtcdIndex::ZERO }
+        Self { code, cause: cause.into(), index: EtcdIndex::ZERO, is_overload: false }
     }
 
     /// The body is above [`super::params::FORM_BYTES_MAX`]; for whoever stops reading it there.
@@ -101,10 +103,22 @@ impl ApiError {
         Self::request(ErrorCode::RaftInternal, "etcdserver: request timed out")
     }
 
+    /// More is under way than this member takes. etcd's words for a gap between commit and apply that is too large.
+    #[must_use]
+    pub fn too_many_requests() -> Self {
+        Self { is_overload: true, ..Self::request(ErrorCode::RaftInternal, "etcdserver: too many requests") }
+    }
+
+    /// The quota is used up. etcd's words for a v3 write; v2 has no code of its own for it.
+    #[must_use]
+    pub fn space_exceeded() -> Self {
+        Self::request(ErrorCode::RaftInternal, "etcdserver: mvcc: database space exceeded")
+    }
+
     /// The HTTP status.
     #[must_use]
     pub const fn status(&self) -> u16 {
-        self.code.status()
+        if self.is_overload { 503 } else { self.code.status() }
     }
 }
 
@@ -121,7 +135,7 @@ impl From<StoreError> for ApiError {
             StoreErrorCode::InvalidPath => ErrorCode::InvalidField,
             StoreErrorCode::IndexCleared => ErrorCode::EventIndexCleared,
         };
-        Self { code, cause: error.cause, index: error.index }
+        Self { code, cause: error.cause, index: error.index, is_overload: false }
     }
 }
 
@@ -147,7 +161,7 @@ mod tests {
     #[test]
     fn an_empty_cause_is_left_out() {
         let mut out = Vec::new();
-        let mut error = ApiError { code: ErrorCode::NotFile, cause: Vec::new(), index: EtcdIndex::new(7) };
+        let mut error = ApiError { index: EtcdIndex::new(7), ..ApiError::request(ErrorCode::NotFile, Vec::new()) };
         render_error(&mut out, &error);
         assert_eq!(out, b"{\"errorCode\":102,\"message\":\"Not a file\",\"index\":7}\n");
         out.clear();

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod discovery;
 pub mod error;
 pub mod go_json;
+pub mod health;
 pub mod json;
 pub mod keys;
 pub mod members;

@@ -43,8 +43,14 @@ pub enum Route<'a> {
     Version,
     /// `/health`.
     Health,
+    /// `/livez`, or `/livez/NAME` with the name of a check; empty without.
+    Livez(&'a [u8]),
+    /// `/readyz`, or `/readyz/NAME`.
+    Readyz(&'a [u8]),
     /// `/metrics`.
     Metrics,
+    /// `/debug/pprof/...`: what follows.
+    Pprof(&'a [u8]),
     /// `/debug/vars`.
     DebugVars,
     /// `/config/local/log`.
@@ -100,11 +106,13 @@ impl Route<'_> {
             | Self::DebugVars
             | Self::Version
             | Self::Health
+            | Self::Livez(_)
+            | Self::Readyz(_)
             | Self::AuthUsers
             | Self::AuthRoles => (&[Get], "GET"),
             Self::AuthEnable | Self::AuthUser(_) | Self::AuthRole(_) => (&[Get, Put, Delete], "GET,PUT,DELETE"),
             Self::LocalLog => (&[Put], "PUT"),
-            Self::Metrics | Self::Redirect(_) | Self::NotFound | Self::BadTarget => {
+            Self::Metrics | Self::Pprof(_) | Self::Redirect(_) | Self::NotFound | Self::BadTarget => {
                 return MethodVerdict::Allowed;
             }
         };
@@ -254,6 +262,8 @@ fn endpoint(path: &[u8]) -> Route<'_> {
         b"/v2/auth/roles" | b"/v2/auth/roles/" => Route::AuthRoles,
         b"/version" => Route::Version,
         b"/health" => Route::Health,
+        b"/livez" => Route::Livez(b""),
+        b"/readyz" => Route::Readyz(b""),
         b"/metrics" => Route::Metrics,
         b"/debug/vars" => Route::DebugVars,
         b"/config/local/log" => Route::LocalLog,
@@ -264,6 +274,12 @@ fn endpoint(path: &[u8]) -> Route<'_> {
                 Route::AuthUser(name)
             } else if let Some(name) = path.strip_prefix(b"/v2/auth/roles/") {
                 Route::AuthRole(name)
+            } else if let Some(rest) = path.strip_prefix(b"/debug/pprof/") {
+                Route::Pprof(rest)
+            } else if let Some(name @ [_, ..]) = path.strip_prefix(b"/livez/") {
+                Route::Livez(name)
+            } else if let Some(name @ [_, ..]) = path.strip_prefix(b"/readyz/") {
+                Route::Readyz(name)
             } else {
                 Route::NotFound
             }
@@ -333,6 +349,11 @@ mod tests {
             ("/version/", "NotFound"),
             ("/v2/stats/store/", "NotFound"),
             ("/version", "Version"),
+            ("/livez", "Livez([])"),
+            ("/livez/", "NotFound"),
+            ("/readyz/ab", "Readyz([97, 98])"),
+            ("/debug/pprof", "NotFound"),
+            ("/debug/pprof/", "Pprof([])"),
             ("/v2/members/", "Members"),
             ("/v2/members/leader", "MembersLeader"),
             ("/v2/members/1f/x", "member 1f/x"),

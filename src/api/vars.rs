@@ -22,9 +22,20 @@ pub struct Process {
     pub virtual_bytes: u64,
 }
 
+/// The prefixes that are asked for most.
+#[derive(Clone, Debug, Default)]
+pub struct Hot<'a> {
+    /// Requests that were looked at, aged as the counts are.
+    pub sampled: u64,
+    /// One request in so many is looked at.
+    pub sample_every: u32,
+    /// First names of keys with their counts, most asked for first.
+    pub prefixes: Vec<(&'a [u8], u64)>,
+}
+
 /// The body. `memstats` has the members of Go's that say something without a garbage collector: `Alloc` is resident
 /// memory, `Sys` the address space.
-pub fn render(out: &mut Vec<u8>, process: &Process, raft: &RaftStatus) {
+pub fn render(out: &mut Vec<u8>, process: &Process, hot: &Hot<'_>, raft: &RaftStatus) {
     out.extend_from_slice(b"{\n\"cmdline\": [");
     for (place, word) in process.command_line.iter().enumerate() {
         if place > 0 {
@@ -51,7 +62,22 @@ pub fn render(out: &mut Vec<u8>, process: &Process, raft: &RaftStatus) {
     }
     out.extend_from_slice(b"},\n\"raft.status\": ");
     render_raft(out, raft);
-    out.extend_from_slice(b"\n}\n");
+    out.extend_from_slice(b",\n\"ringd.hot_prefixes\": {\"sampleEvery\":");
+    json::push_u64(out, u64::from(hot.sample_every));
+    out.extend_from_slice(b",\"sampled\":");
+    json::push_u64(out, hot.sampled);
+    out.extend_from_slice(b",\"prefixes\":[");
+    for (place, (prefix, count)) in hot.prefixes.iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(b"{\"prefix\":");
+        json::push_string(out, prefix);
+        out.extend_from_slice(b",\"count\":");
+        json::push_u64(out, *count);
+        out.push(b'}');
+    }
+    out.extend_from_slice(b"]}\n}\n");
 }
 
 fn render_raft(out: &mut Vec<u8>, raft: &RaftStatus) {
@@ -114,10 +140,16 @@ mod tests {
         let process =
             Process { command_line: vec![b"ringd".to_vec(), b"--a=\"\xff".to_vec()], max_fds: 9, ..Process::default() };
         let mut out = Vec::new();
-        render(&mut out, &process, &raft);
+        let hot = Hot { sampled: 3, sample_every: 16, prefixes: vec![(b"/a\"", 2), (b"/b", 1)] };
+        render(&mut out, &process, &hot, &raft);
         let value: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(value["cmdline"], serde_json::json!(["ringd", "--a=\"\u{fffd}"]));
         assert_eq!(value["file_descriptor_limit"], 9);
+        assert_eq!(
+            value["ringd.hot_prefixes"],
+            serde_json::json!({"sampleEvery": 16, "sampled": 3,
+                "prefixes": [{"prefix": "/a\"", "count": 2}, {"prefix": "/b", "count": 1}]})
+        );
         assert_eq!(
             value["raft.status"],
             serde_json::json!({"id": "1f", "term": 2, "vote": "1f", "commit": 8, "lead": "1f",

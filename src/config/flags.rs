@@ -95,10 +95,10 @@ pub struct Flag {
 }
 
 impl Flag {
-    /// `ETCD_A_B` for `a-b`, `RINGD_A_B` for `ringd-a-b`; none for flags about the program itself.
+    /// `ETCD_A_B` for `a-b`, `RINGD_A_B` for `ringd-a-b`; none for flags about the program itself, but the file.
     #[must_use]
     pub fn variable(&self) -> Option<String> {
-        if self.group == Group::About {
+        if self.group == Group::About && self.name != "config-file" {
             return None;
         }
         let upper = self.name.to_ascii_uppercase().replace('-', "_");
@@ -128,7 +128,6 @@ use Kind::{Bool, Choice, Text, Uint, Urls};
 use Status::{Effective, NoEffect, Refused};
 
 const NO_V3: Status = NoEffect("it concerns the v3 API, which ringd does not serve");
-const NO_FILE: Status = Refused(&[], "configuration files are not supported yet; use flags or ETCD_* variables");
 
 /// Every flag, in the order of the help.
 #[rustfmt::skip]
@@ -144,11 +143,11 @@ pub const FLAGS: &[Flag] = &[
     flag("listen-client-urls", Urls, "http://localhost:2379", Member, Effective, "URLs to listen on for clients."),
     flag("max-snapshots", Uint, "5", Member, Effective, "Snapshot files kept; 0 keeps all."),
     flag("max-wals", Uint, "5", Member, Effective, "WAL files kept beyond those a snapshot still needs; 0 keeps all."),
-    flag("quota-backend-bytes", Uint, "0", Member, NO_V3, "Size of the v3 backend that raises an alarm."),
+    flag("quota-backend-bytes", Uint, "0", Member, Effective, "Bytes of keys, values and their overhead beyond which writes that add are refused; 0 is 2 GiB."),
     flag("backend-batch-interval", Text, "", Member, NO_V3, "Longest time before the v3 backend commits."),
     flag("backend-batch-limit", Uint, "0", Member, NO_V3, "Most operations before the v3 backend commits."),
     flag("max-txn-ops", Uint, "128", Member, NO_V3, "Operations allowed in one v3 transaction."),
-    flag("max-request-bytes", Uint, "1572864", Member, NoEffect("it bounds v3 requests only; see --ringd-request-body-max"), "Largest v3 request."),
+    flag("max-request-bytes", Uint, "1572864", Member, Effective, "Largest v3 request; given explicitly, also the largest v2 body (see --ringd-request-body-max)."),
     flag("max-concurrent-streams", Text, "math.MaxUint32", Member, NO_V3, "gRPC streams per client."),
     flag("grpc-keepalive-min-time", Text, "5s", Member, NO_V3, "Shortest gRPC ping interval accepted."),
     flag("grpc-keepalive-interval", Text, "2h", Member, NO_V3, "gRPC server ping interval."),
@@ -194,11 +193,11 @@ pub const FLAGS: &[Flag] = &[
     flag("bcrypt-cost", Uint, "10", Auth, NO_V3, "Cost of hashing a v3 password."),
     flag("auth-token-ttl", Uint, "300", Auth, NO_V3, "Life of a v3 token, in seconds."),
 
-    flag("enable-pprof", Bool, "false", Observing, NoEffect("Go's profiler is not part of ringd; use perf"), "Serve /debug/pprof/."),
-    flag("metrics", Choice(&["basic", "extensive"]), "basic", Observing, NoEffect("all metrics are always exported"), "Detail of /metrics."),
-    flag("listen-metrics-urls", Urls, "", Observing, Refused(&[], "a separate metrics listener is not supported yet; scrape a client URL"), "Extra listeners for /metrics and /health."),
-    flag("logger", Choice(&["capnslog", "zap"]), "capnslog", Observing, NoEffect("there is one log format"), "Log format of etcd."),
-    flag("log-outputs", Text, "default", Observing, Refused(&["stderr"], "the log goes to stderr; redirect it"), "Where the log goes."),
+    flag("enable-pprof", Bool, "false", Observing, Effective, "Serve CPU profiles at /debug/pprof/profile on client URLs."),
+    flag("metrics", Choice(&["basic", "extensive"]), "basic", Observing, Effective, "Detail of /metrics: extensive adds request durations in fine buckets."),
+    flag("listen-metrics-urls", Urls, "", Observing, Effective, "Further URLs to listen on, for /metrics, /health, /livez and /readyz only; https with the certificate for clients."),
+    flag("logger", Choice(&["text", "capnslog", "zap"]), "text", Observing, Effective, "Form of the log: text, capnslog (lines as etcd's up to 3.4) or zap (JSON, as etcd's)."),
+    flag("log-outputs", Text, "default", Observing, Effective, "Where the log goes, with commas: default (stderr), stderr, stdout, systemd/journal, or files, which are opened again on SIGHUP."),
     flag("log-level", Choice(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Observing, Effective, "debug, info, warn, error, panic or fatal."),
 
     flag("proxy", Choice(&["off", "readonly", "on"]), "off", Proxy, Effective, "Serve as a proxy of the cluster instead of a member: off, readonly or on."),
@@ -222,22 +221,28 @@ pub const FLAGS: &[Flag] = &[
     flag("force-new-cluster", Bool, "false", Unsafe, Effective, "Turn this member into a new one-member cluster."),
     flag("unsafe-no-fsync", Bool, "false", Unsafe, Refused(&[], "ringd answers nothing that is not on disk"), "Do not wait for the disk."),
     flag("debug", Bool, "false", Unsafe, Effective, "Same as --log-level debug."),
-    flag("log-package-levels", Text, "", Unsafe, NoEffect("there are no per-package levels"), "Log level per package."),
+    flag("log-package-levels", Text, "", Unsafe, Effective, "Log level per package: PACKAGE=LEVEL,... with etcd's packages or ringd's modules."),
 
-    flag("ringd-connections-max", Uint, "65536", Ringd, Effective, "Connections held at once; more are answered 503 and closed."),
+    flag("ringd-connections-max", Uint, "65536", Ringd, Effective, "Connections held at once by each listener; more are answered 503 and closed."),
     flag("ringd-idle-timeout", Uint, "300", Ringd, Effective, "Seconds a connection may be silent between requests; 0 is for ever. Watches are exempt."),
     flag("ringd-header-timeout", Uint, "60", Ringd, Effective, "Seconds from a request's first byte to the end of its head, else 408; 0 is for ever."),
     flag("ringd-body-timeout", Uint, "300", Ringd, Effective, "Seconds from the end of a request's head to the end of its body, else 408; 0 is for ever."),
     flag("ringd-write-timeout", Uint, "60", Ringd, Effective, "Seconds a client may take nothing of its answer before it is cut off; 0 is for ever."),
     flag("ringd-history-events", Uint, "1000", Ringd, Effective, "Events kept for watches that begin in the past."),
     flag("ringd-history-bytes", Uint, "67108864", Ringd, Effective, "Bytes those events may keep alive; the newest is always kept."),
+    flag("ringd-writes-pending-bytes", Uint, "67108864", Ringd, Effective, "Bytes of writes under way beyond which new ones are answered 503."),
+    flag("ringd-bodies-bytes", Uint, "268435456", Ringd, Effective, "Bytes of large request bodies held at once, over all connections; more are answered 503."),
     flag("ringd-request-body-max", Uint, "10485760", Ringd, Effective, "Largest request body, in bytes."),
     flag("ringd-request-header-max", Uint, "65536", Ringd, Effective, "Largest request head, in bytes."),
     flag("ringd-dns-server", Text, "", Ringd, Effective, "IP[:PORT] of the name server that --discovery-srv asks [default: those of /etc/resolv.conf]."),
     flag("ringd-spin-before-park-us", Uint, "20", Ringd, Effective, "How long to poll for completions before sleeping, in microseconds; 0 sleeps at once."),
     flag("ringd-coop-taskrun", Bool, "true", Ringd, Effective, "Ask io_uring not to interrupt the thread for completions (IORING_SETUP_COOP_TASKRUN)."),
 
-    flag("config-file", Text, "", About, NO_FILE, "YAML file with flags."),
+    flag("config-file", Text, "", About, Effective, "YAML file with settings; flags and variables are then ignored."),
+    flag("check-config", Bool, "false", About, Effective, "Check the settings and the files they name, say what would be used, and exit with 0, or 1 if something is wrong."),
+    flag("man", Bool, "false", About, Effective, "Print the manual page, in roff, and exit."),
+    flag("markdown", Bool, "false", About, Effective, "Print the reference page, in Markdown, and exit."),
+    flag("completion", Choice(&["", "bash", "zsh", "fish"]), "", About, Effective, "Print the completions for bash, zsh or fish, and exit."),
     flag("version", Bool, "false", About, Effective, "Print the version and exit."),
     flag("help", Bool, "false", About, Effective, "Print this help and exit."),
 ];

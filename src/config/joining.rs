@@ -13,6 +13,7 @@ use super::url::Url;
 
 /// What a URL without a port means.
 const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 /// Where name servers listen unless told otherwise.
 const DNS_PORT: u16 = 53;
 
@@ -62,18 +63,18 @@ pub struct ServiceUrl {
 }
 
 impl ServiceUrl {
-    /// Reads `http://HOST[:PORT][/PATH]`.
+    /// Reads `http://HOST[:PORT][/PATH]`, or `https`.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bad = |why: &str| format!("{text:?} {why}");
         let (scheme, rest) = text.split_once("://").ok_or_else(|| bad("is not http://HOST[:PORT][/PATH]"))?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return Err(bad("needs TLS, which is not supported for it yet")),
+        let (scheme, port) = match scheme.to_ascii_lowercase().as_str() {
+            "http" => ("http", HTTP_PORT),
+            "https" => ("https", HTTPS_PORT),
             _ => return Err(bad("is not http://HOST[:PORT][/PATH]")),
-        }
+        };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let path = path.split(['?', '#']).next().unwrap_or_default();
@@ -81,8 +82,8 @@ impl ServiceUrl {
             return Err(bad("is not http://HOST[:PORT][/PATH]"));
         }
         let port_given = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
-        let with_port = if port_given { authority.to_owned() } else { format!("{authority}:{HTTP_PORT}") };
-        let endpoint = Url::parse(&format!("http://{with_port}"))?;
+        let with_port = if port_given { authority.to_owned() } else { format!("{authority}:{port}") };
+        let endpoint = Url::parse(&format!("{scheme}://{with_port}"))?;
         if endpoint.host().is_empty() || endpoint.port().is_none() {
             return Err(bad("has no host, or no proper port"));
         }
@@ -161,7 +162,7 @@ mod tests {
         {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        assert!(parse("https://h/t").unwrap_err().contains("TLS"));
+        assert_eq!(parse("https://h/t"), ok("https://h:443", "/t"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What etcd 3.4.23 answered to the same flags and variables, and what ringd adds.
 
+use super::flags::FLAGS;
+use super::joining::{Fallback, ProxyMode};
 use super::url::Place;
 use super::*;
 
@@ -7,6 +9,7 @@ fn parse(args: &[&str], variables: &[(&str, &str)]) -> Result<Config, ConfigErro
     Config::parse(
         args.iter().map(OsString::from),
         variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))),
+        |path| Err(format!("open {}: no such file or directory", path.display())),
     )
 }
 
@@ -62,7 +65,8 @@ fn no_flags_give_etcds_defaults() {
     assert_eq!((config.heartbeat_interval.as_millis(), config.election_timeout.as_millis()), (100, 1000));
     assert_eq!((config.max_snapshots, config.max_wals), (Some(5), Some(5)));
     assert_eq!(config.limits, Limits::default());
-    assert_eq!((config.cors.clone(), config.log_level), (Cors::Any, LogLevel::Info));
+    assert_eq!(config.ceilings, Ceilings { quota: 2 << 30, writes_pending: 64 << 20, bodies: 256 << 20 });
+    assert_eq!((config.cors.clone(), config.log.level), (Cors::Any, LogLevel::Info));
     assert_eq!(config.check_bootstrap(), Ok(()));
 }
 
@@ -74,8 +78,8 @@ fn every_form_of_a_flag_is_read() {
         assert_eq!(config.initial_cluster.keys().collect::<Vec<_>>(), ["x"]);
     }
     assert_eq!(good(&["--name", "-x"]).name, "-x");
-    assert_eq!(good(&["--debug"]).log_level, LogLevel::Debug);
-    assert_eq!(good(&["--debug=F"]).log_level, LogLevel::Info);
+    assert_eq!(good(&["--debug"]).log.level, LogLevel::Debug);
+    assert_eq!(good(&["--debug=F"]).log.level, LogLevel::Info);
     assert_eq!(good(&["--election-timeout", "0x1F4"]).election_timeout.as_millis(), 500);
     assert_eq!(good(&["--election-timeout=01750"]).election_timeout.as_millis(), 1000);
     assert_eq!(good(&["--max-wals=0"]).max_wals, None);
@@ -239,15 +243,24 @@ fn variables_stand_in_for_flags_but_not_beside_them() {
 }
 
 #[test]
+fn a_request_limit_counts_for_forms_when_it_is_given() {
+    assert_eq!(good(&["--max-request-bytes=2000"]).limits.body_bytes_max, 2000);
+    assert_eq!(good(&["--max-request-bytes=1572864"]).limits.body_bytes_max, 1_572_864);
+    let both = ["--max-request-bytes=99999999", "--ringd-request-body-max=300"];
+    assert_eq!(good(&both).limits.body_bytes_max, 300, "the smaller counts");
+    assert_eq!(good(&["--quota-backend-bytes=5000000000"]).ceilings.quota, 5_000_000_000);
+}
+
+#[test]
 fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
     let warnings = |args: &[&str]| {
         let notices = good(args).notices;
         notices.into_iter().filter(|n| matches!(n, Notice::Warn(text) if text.contains("has no effect"))).count()
     };
     assert_eq!(warnings(&["--enable-v2"]), 0);
-    assert_eq!(warnings(&["--enable-v2=false", "--quota-backend-bytes=1"]), 2);
+    assert_eq!(warnings(&["--enable-v2=false", "--max-txn-ops=1"]), 2);
     assert_eq!(warnings(&["--log-outputs=stderr", "--proxy=off", "--auto-tls=false", "--host-whitelist=*"]), 0);
-    for args in [["--unsafe-no-fsync"], ["--config-file=x"], ["--log-outputs=/var/log/x"]] {
+    for args in [["--unsafe-no-fsync"], ["--host-whitelist=a"], ["--experimental-enable-v2v3=/x"]] {
         let (code, text) = bad(&args);
         assert_eq!(code, 1);
         assert!(text.contains(" cannot be "), "{text}");
@@ -268,8 +281,7 @@ fn there_is_one_way_to_the_cluster() {
     assert_eq!(found.initial_cluster_token, "http://h:1/v2/keys/tok");
     assert_eq!(found.initial_cluster_text(), "default=http://localhost:2380");
     assert_eq!(found.joining.discovery_proxy.expect("given").endpoint.to_string(), "http://p:3128");
-    for refused in ["--discovery=foo", "--discovery=https://h/t", "--ringd-dns-server=ns", "--proxy-refresh-interval=0"]
-    {
+    for refused in ["--discovery=foo", "--discovery=ftp://h/t", "--ringd-dns-server=ns", "--proxy-refresh-interval=0"] {
         assert_eq!(bad(&[refused]).0, 1, "{refused}");
     }
 }
@@ -337,12 +349,30 @@ fn origins_are_any_or_listed() {
 }
 
 #[test]
-fn the_packaged_environment_file_makes_a_member_of_three() {
-    let text = include_str!("../../tools/packaging/ringd.env");
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let variables: Vec<(&str, &str)> = lines.map(|line| line.split_once('=').expect("NAME=VALUE")).collect();
-    let config = parse(&[], &variables).unwrap();
-    assert_eq!(config.check_bootstrap(), Ok(()));
-    assert_eq!((config.initial_cluster.len(), config.name.as_str()), (3, "infra1"));
-    assert!(!config.notices.iter().any(|notice| matches!(notice, Notice::Warn(_))), "{:?}", config.notices);
+fn the_packaged_environment_file_makes_a_member_alone_or_of_three() {
+    let text = include_str!("../../tools/packaging/ringd.conf");
+    let pairs = |start: &'static str| {
+        let lines = text.lines().filter_map(move |line| line.strip_prefix(start));
+        let of_member = lines.filter(|line| line.starts_with("ETCD_") && !line.contains("METRICS"));
+        of_member.map(|line| line.split_once('=').expect("NAME=VALUE")).collect::<Vec<_>>()
+    };
+    for (variables, members, name) in [(pairs(""), 1, "default"), (pairs("#"), 3, "infra1")] {
+        let config = parse(&[], &variables).unwrap();
+        assert_eq!(config.check_bootstrap(), Ok(()));
+        assert_eq!((config.initial_cluster.len(), config.name.as_str()), (members, name));
+        assert!(!config.notices.iter().any(|notice| matches!(notice, Notice::Warn(_))), "{:?}", config.notices);
+    }
+}
+
+#[test]
+fn metrics_listeners_are_further_places() {
+    let none = good(&[]);
+    assert!(none.listen_metrics_urls.is_empty() && !none.metrics_extensive && !none.pprof);
+    let urls = "http://127.0.0.1:2381,http://127.0.0.1:2381,http://127.0.0.1:2382";
+    let some = good(&["--listen-metrics-urls", urls, "--metrics=extensive", "--enable-pprof"]);
+    assert_eq!((some.listen_metrics_urls.len(), some.listen_metrics_addresses.len()), (3, 2));
+    assert!(some.metrics_extensive && some.pprof);
+    let secure = parse(&["--listen-metrics-urls", "https://127.0.0.1:2381"], &[]).unwrap_err();
+    assert!(secure.to_string().contains("KeyFile and CertFile are not presented"), "{secure}");
+    good(&["--listen-metrics-urls", "https://127.0.0.1:2381", "--auto-tls"]);
 }

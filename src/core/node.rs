@@ -756,6 +756,12 @@ impl Node {
         self.machine.proposals.outstanding()
     }
 
+    /// Bytes of the writes they wait for ([`Proposals::bytes`]): what the shell admits more by.
+    #[must_use]
+    pub fn write_bytes_outstanding(&self) -> u64 {
+        self.machine.proposals.bytes()
+    }
+
     /// Whether this node is the only voter, so that it may lead without asking anyone.
     #[must_use]
     pub fn is_only_voter(&self) -> bool {

@@ -23,8 +23,12 @@ const ARENA_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 struct Waiter {
     token: ClientToken,
+    bytes: u32,
     since_tick: u64,
 }
+
+/// What a proposal under way costs beside its encoding: its waiter here and in the shell, raft's entry, its answer.
+pub const PROPOSAL_OVERHEAD_BYTES: usize = 256;
 
 /// Outstanding proposals of this member.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Proposals {
     first_seq: u64,
     window: VecDeque<Option<Waiter>>,
     outstanding: usize,
+    /// What they cost; see [`Proposals::bytes`].
+    bytes: u64,
     arena: BytesMut,
     scratch: Vec<u8>,
     queued: Vec<Bytes>,
@@ -52,6 +58,7 @@ impl Proposals {
             first_seq: start.get(),
             window: VecDeque::new(),
             outstanding: 0,
+            bytes: 0,
             arena: BytesMut::new(),
             scratch: Vec::new(),
             queued: Vec::new(),
@@ -85,9 +92,13 @@ impl Proposals {
             self.arena = BytesMut::with_capacity(ARENA_BYTES.max(self.scratch.len()));
         }
         self.arena.extend_from_slice(&self.scratch);
+        let bytes = u32::try_from(self.scratch.len() + PROPOSAL_OVERHEAD_BYTES).unwrap_or(u32::MAX);
         self.queued.push(self.arena.split().freeze());
-        self.outstanding += usize::from(token.is_some());
-        self.window.push_back(token.map(|token| Waiter { token, since_tick: tick }));
+        self.window.push_back(token.map(|token| Waiter { token, bytes, since_tick: tick }));
+        if token.is_some() {
+            self.outstanding += 1;
+            self.bytes += u64::from(bytes);
+        }
     }
 
     /// A place for a proposal that does not travel with the batch. Nothing may be queued.
@@ -98,7 +109,7 @@ impl Proposals {
         assert!(self.queued.is_empty(), "a batch is gathering");
         let id = ProposalId { origin: self.origin, seq: self.next_seq() };
         self.outstanding += 1;
-        self.window.push_back(Some(Waiter { token, since_tick: tick }));
+        self.window.push_back(Some(Waiter { token, bytes: 0, since_tick: tick }));
         self.queued_from_seq = self.next_seq();
         id
     }
@@ -126,6 +137,7 @@ impl Proposals {
         while self.next_seq() > from_seq {
             if let Some(Some(waiter)) = self.window.pop_back() {
                 self.outstanding -= 1;
+                self.bytes -= u64::from(waiter.bytes);
                 refused.push(waiter.token);
             }
         }
@@ -149,6 +161,7 @@ impl Proposals {
         self.trim();
         let waiter = waiter?;
         self.outstanding -= 1;
+        self.bytes -= u64::from(waiter.bytes);
         Some(waiter.token)
     }
 
@@ -159,6 +172,7 @@ impl Proposals {
                 Some(waiter) if waiter.since_tick < tick => {
                     expired.push(waiter.token);
                     self.outstanding -= 1;
+                    self.bytes -= u64::from(waiter.bytes);
                     *place = None;
                 }
                 Some(_) => break,
@@ -180,6 +194,12 @@ impl Proposals {
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Bytes of the proposals they wait for, each with [`PROPOSAL_OVERHEAD_BYTES`]; also of those that were forwarded.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
@@ -211,7 +231,7 @@ mod tests {
         assert_eq!(proposals.applied(id(1)), None);
         assert_eq!(proposals.applied(id(0)), Some(token(0)));
         assert_eq!(proposals.applied(id(2)), Some(token(2)));
-        assert_eq!(proposals.outstanding(), 0);
+        assert_eq!((proposals.outstanding(), proposals.bytes()), (0, 0));
         assert_eq!(proposals.applied(id(3)), None);
         assert_eq!(proposals.applied(ProposalId { origin: MemberId::new(2), seq: 1000 }), None);
     }
@@ -220,14 +240,15 @@ mod tests {
     fn a_refused_batch_answers_its_own_waiters_only() {
         let mut proposals = filled(2);
         proposals.take_queued();
-        let from = proposals.queued_from();
+        let (from, bytes) = (proposals.queued_from(), proposals.bytes());
+        assert!(bytes > 2 * PROPOSAL_OVERHEAD_BYTES as u64);
         proposals.queue(Some(token(7)), Command::Expire { limit: 1 }, UnixNanos::ZERO, 0);
         proposals.queue(None, Command::Expire { limit: 1 }, UnixNanos::ZERO, 0);
         proposals.take_queued();
         let mut refused = Vec::new();
         proposals.refuse_from(from, &mut refused);
         assert_eq!(refused, [token(7)]);
-        assert_eq!(proposals.outstanding(), 2);
+        assert_eq!((proposals.outstanding(), proposals.bytes()), (2, bytes));
     }
 
     #[test]
@@ -235,8 +256,10 @@ mod tests {
         let mut proposals = filled(3);
         proposals.take_queued();
         let mut expired = Vec::new();
+        let bytes = proposals.bytes();
         proposals.expire(2, &mut expired);
         assert_eq!(expired, [token(0), token(1)]);
+        assert_eq!(proposals.bytes(), bytes / 3);
         assert_eq!(proposals.applied(id(0)), None);
         assert_eq!(proposals.applied(id(2)), Some(token(2)));
     }

@@ -64,8 +64,22 @@ pub struct Scrape {
     pub syncs: u64,
     /// Bytes appended to the WAL since the start.
     pub wal_bytes: u64,
-    /// Whether writes are refused for want of space.
+    /// Lines of the log that nobody took in time.
+    pub log_lines_lost: u64,
+    /// Whether writes are refused for want of space on the disk.
     pub disk_full: bool,
+    /// Bytes of the key space, as the quota counts them.
+    pub store_bytes: u64,
+    /// The quota.
+    pub quota_bytes: u64,
+    /// Whether the NOSPACE alarm is on.
+    pub over_quota: bool,
+    /// Bytes of writes under way.
+    pub writes_pending_bytes: u64,
+    /// Bytes of large bodies held.
+    pub bodies_bytes: u64,
+    /// Bytes of events that wait for slow watchers.
+    pub mailbox_bytes: u64,
     /// CPU time of the process, seconds.
     pub cpu_seconds: f64,
     /// Resident memory, bytes.
@@ -98,7 +112,7 @@ enum Source {
     /// A distribution.
     Shape(fn(&Metrics) -> &Histogram),
     /// Distributions by request kind.
-    Shapes(fn(&Metrics) -> &[Histogram; KIND_NAMES.len()]),
+    Shapes(fn(&Metrics) -> Option<&[Histogram; KIND_NAMES.len()]>),
     /// Growing numbers by member; the label is etcd's `From` or `To`.
     PeerCounts(&'static str, fn(&PeerMetrics) -> &Cell<u64>),
     /// Distributions by member.
@@ -170,7 +184,17 @@ const TABLE: &[Row] = &[
     (
         "etcd_http_successful_duration_seconds",
         "From a request's arrival to its answer, watches aside.",
-        Shapes(|m| &m.served),
+        Shapes(|m| Some(&m.served)),
+    ),
+    (
+        "etcd_mvcc_db_total_size_in_bytes",
+        "Bytes of the key space that --quota-backend-bytes counts.",
+        Level(|_, s| float(s.store_bytes)),
+    ),
+    (
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "The same: ringd keeps no free pages.",
+        Level(|_, s| float(s.store_bytes)),
     ),
     (
         "etcd_network_active_peers",
@@ -236,6 +260,7 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.proposals_failed)),
     ),
     ("etcd_server_proposals_pending", "Proposals that wait for their commit.", Level(|_, s| float(s.pending))),
+    ("etcd_server_quota_backend_bytes", "The quota of the key space.", Level(|_, s| float(s.quota_bytes))),
     (
         "etcd_server_read_indexes_failed_total",
         "Linearizable reads that found no quorum in time.",
@@ -247,11 +272,17 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.slow_applies)),
     ),
     (
+        "etcd_server_slow_read_indexes_total",
+        "Linearizable reads whose quorum took longer than 500 ms, or did not come.",
+        Count(|m, _| get(&m.slow_reads)),
+    ),
+    (
         "etcd_server_version",
         "The etcd release whose API is spoken, as a label.",
         Levels(|_, s| info("server_version", s.etcd_version)),
     ),
     ("etcd_snap_db_save_total_duration_seconds", "From a snapshot's begin to its publication.", Shape(|m| &m.snapshot)),
+    ("etcd_snap_fsync_duration_seconds", "Time of the sync of a snapshot's file.", Shape(|m| &m.snapshot_sync)),
     ("process_cpu_seconds_total", "User and system CPU time, in seconds.", Count(|_, s| s.cpu_seconds)),
     ("process_max_fds", "Limit of open descriptors.", Level(|_, s| float(s.max_fds))),
     ("process_open_fds", "Open descriptors.", Level(|_, s| float(s.open_fds))),
@@ -259,7 +290,14 @@ const TABLE: &[Row] = &[
     ("process_start_time_seconds", "When the process started, in seconds since 1970.", Level(|_, s| s.start_seconds)),
     ("process_virtual_memory_bytes", "Address space in use, in bytes.", Level(|_, s| float(s.virtual_bytes))),
     ("process_virtual_memory_max_bytes", "Limit of the address space, in bytes.", Level(|_, s| s.virtual_max_bytes)),
+    ("ringd_alarm_nospace", "1 while the key space exceeds its quota, else 0.", Level(|_, s| flag(s.over_quota))),
     ("ringd_batch_entries", "Raft entries that one turn appended.", Shape(|m| &m.batch_entries)),
+    ("ringd_bodies_bytes", "Bytes of large request bodies that are gathered.", Level(|_, s| float(s.bodies_bytes))),
+    (
+        "ringd_bodies_refused_total",
+        "Requests refused because too many large bodies were being gathered.",
+        Count(|m, _| get(&m.bodies_refused)),
+    ),
     ("ringd_connections", "Open connections.", Level(|_, s| float(s.connections))),
     ("ringd_connections_accepted_total", "Connections accepted.", Count(|m, _| get(&m.accepted))),
     (
@@ -268,6 +306,11 @@ const TABLE: &[Row] = &[
         Count(|m, _| get(&m.turned_away)),
     ),
     ("ringd_disk_full", "1 while writes are refused for want of space, else 0.", Level(|_, s| flag(s.disk_full))),
+    (
+        "ringd_log_lines_lost_total",
+        "Lines of the log that were lost because an output did not take them in time.",
+        Count(|_, s| float(s.log_lines_lost)),
+    ),
     (
         "ringd_loop_stall_longest_seconds",
         "The longest that one piece of work kept the loop since the start, by what it was.",
@@ -300,6 +343,11 @@ const TABLE: &[Row] = &[
         "Time that recovery of the data directory took.",
         Level(|m, _| get(&m.recovery) / NANOS),
     ),
+    (
+        "ringd_request_duration_seconds",
+        "From a request's arrival to its answer, in finer buckets than etcd's; with --metrics extensive.",
+        Shapes(|m| m.served_fine.get().map(|shapes| &**shapes)),
+    ),
     ("ringd_store_index", "X-Etcd-Index.", Level(|_, s| float(s.etcd_index))),
     ("ringd_store_nodes", "Keys and directories.", Level(|_, s| float(s.nodes))),
     (
@@ -309,6 +357,20 @@ const TABLE: &[Row] = &[
     ),
     ("ringd_syncs_total", "Syncs of the write-ahead log.", Count(|_, s| float(s.syncs))),
     ("ringd_version", "ringd's own version, as a label.", Levels(|_, s| info("version", s.ringd_version))),
+    (
+        "ringd_watch_waiting_bytes",
+        "Bytes of events that wait for watchers who are behind, each counted for everyone it waits for.",
+        Level(|_, s| float(s.mailbox_bytes)),
+    ),
+    ("ringd_writes_pending_bytes", "Bytes of writes under way.", Level(|_, s| float(s.writes_pending_bytes))),
+    (
+        "ringd_writes_refused_total",
+        "Writes refused before they were proposed: over the quota, or too much under way.",
+        Counts(|m, _| {
+            let reason = |name: &str, count| (vec![("reason", name.to_owned())], get(count));
+            vec![reason("overload", &m.refused_overload), reason("quota", &m.refused_quota)]
+        }),
+    ),
 ];
 
 /// Nanoseconds in a second.
@@ -365,7 +427,7 @@ pub(super) fn families(metrics: &Metrics, scrape: &Scrape) -> Vec<MetricFamily> 
             Levels(read) => (MetricType::GAUGE, read(metrics, scrape).into_iter().map(gauge).collect()),
             Shape(read) => (MetricType::HISTOGRAM, vec![histogram(Vec::new(), read(metrics))]),
             Shapes(read) => {
-                let counted = read(metrics).iter().enumerate().filter(|(_, shape)| shape.count() > 0);
+                let counted = read(metrics).into_iter().flatten().enumerate().filter(|(_, shape)| shape.count() > 0);
                 let samples = counted.map(|(kind, shape)| histogram(vec![method(kind)], shape));
                 (MetricType::HISTOGRAM, samples.collect())
             }

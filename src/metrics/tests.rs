@@ -89,3 +89,80 @@ fn a_histogram_holds_its_bounds() {
     assert_eq!(counts, [(4.0, 2), (8.0, 6), (16.0, 7)]);
     assert_eq!(proto.get_sample_count(), 9);
 }
+
+/// What etcd's dashboards and alerts name.
+const EXPECTED: &str = include_str!("../../tests/service/etcd_metrics.txt");
+
+/// Samples of every kind that there can be.
+fn eventful() -> String {
+    let metrics = Metrics::default();
+    metrics.peers.borrow_mut().push(Rc::new(PeerMetrics::new("2b".to_owned())));
+    metrics.received(Kind::Get);
+    metrics.served(Kind::Put, Duration::from_millis(1));
+    metrics.failed(Kind::Put, 412);
+    text(&metrics, &Scrape { member: "1f".into(), cluster_version: "3.4".into(), ..Scrape::default() })
+}
+
+/// Names in an expression that look like metrics of etcd's, without a histogram's suffix.
+fn series(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let named = words.filter(|word| ["etcd_", "grpc_server_", "process_"].iter().any(|start| word.starts_with(start)));
+    named.map(|word| word.strip_suffix("_bucket").unwrap_or(word)).collect()
+}
+
+#[test]
+fn stock_alerts_find_every_series_that_has_a_meaning_here() {
+    let text = eventful();
+    let (mut metrics, mut none, mut alerts) = (Vec::new(), Vec::new(), 0);
+    for line in EXPECTED.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (what, rest) = line.split_once(' ').expect("a keyword");
+        let (first, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+        match what {
+            "metric" => {
+                let mut words = rest.split(' ');
+                let name = words.next().expect("a name");
+                assert!(text.contains(&format!("# TYPE {name} {first}\n")), "{name} is no {first}\n{text}");
+                let sample = if first == "histogram" { format!("{name}_bucket{{") } else { name.to_owned() };
+                let mut samples = text.lines().filter(|line| line.starts_with(&sample));
+                let labels: Vec<_> = words.map(|label| format!("{label}=\"")).collect();
+                assert!(
+                    samples.any(|line| labels.iter().all(|label| line.contains(label))),
+                    "{name} has no sample with {labels:?}"
+                );
+                metrics.push(name);
+            }
+            "none" => {
+                assert!(!rest.is_empty(), "{first}: why not?");
+                assert!(!text.contains(&format!("# TYPE {first} ")), "{first} is exported");
+                none.push(first);
+            }
+            "alert" => {
+                for name in series(rest) {
+                    assert!(metrics.contains(&name) || none.contains(&name), "{first} needs {name}");
+                }
+                alerts += 1;
+            }
+            other => panic!("what is {other}?"),
+        }
+    }
+    assert!(metrics.len() > 40 && !none.is_empty() && alerts > 10, "{} {alerts}", metrics.len());
+}
+
+#[test]
+fn extensive_metrics_have_fine_buckets() {
+    let metrics = Metrics::default();
+    metrics.extend();
+    metrics.served(Kind::Put, Duration::from_micros(15));
+    metrics.get_served();
+    metrics.step(Step::Request, Duration::from_micros(5));
+    let extensive = text(&metrics, &Scrape::default());
+    for line in [
+        "ringd_request_duration_seconds_bucket{method=\"PUT\",le=\"0.00001\"} 0\n",
+        "ringd_request_duration_seconds_bucket{method=\"PUT\",le=\"0.00002\"} 1\n",
+        "ringd_request_duration_seconds_count{method=\"GET\"} 1\n",
+        "etcd_http_successful_duration_seconds_count{method=\"PUT\"} 1\n",
+    ] {
+        assert!(extensive.contains(line), "{line}\n{extensive}");
+    }
+    assert!(!eventful().contains("ringd_request_duration_seconds"));
+}

@@ -1,20 +1,20 @@
-//! The endpoints about the node itself: statistics, metrics, health, variables, the log level.
+//! The endpoints about the node itself: statistics, metrics, variables, the log level; health and profiles are next door.
 //!
-//! Owns: which numbers go where. Touches: the hub's state, `api` and `metrics` for how answers look. Awaits nothing:
-//! a health check that asks the cluster becomes a plan, as a linearizable read does.
+//! Owns: which numbers go where. Touches: the hub's state, `api` and `metrics` for how answers look. Awaits nothing.
 
 use super::clock;
 use super::driver::Hub;
+use super::health::Probe;
 use super::observe;
 use super::process;
-use super::respond::{Dispatch, GetPlan, Reply, Responder};
-use crate::api::admin::{self, HealthCheck};
+use super::respond::{Dispatch, Reply, Responder};
+use crate::api::admin;
 use crate::api::route::Route;
 use crate::api::{stats, vars};
 use crate::config::LogLevel;
-use crate::metrics;
+use crate::metrics::{self, SAMPLE_EVERY};
 use crate::wire::http_body::Request;
-use crate::wire::http_reply::{JSON, ReplyHead, TEXT, append_reply, append_reply_bytes};
+use crate::wire::http_reply::{JSON, ReplyHead, append_reply, append_reply_bytes};
 
 impl Responder {
     /// Answers one of these endpoints, whose method was checked; `None` when the route is none of them.
@@ -58,14 +58,10 @@ impl Responder {
                 let head = ReplyHead { status: 403, ..json };
                 append_reply(out, &head, |out| admin::render_message(out, stats::NOT_LEADER));
             }
-            Route::Health => {
-                let check = admin::parse_health(query);
-                let healthy = is_healthy(hub, check);
-                if healthy && !check.serializable {
-                    return Some(Dispatch::LinearGet(GetPlan::health(reply)));
-                }
-                self.health(hub, out, healthy, reply);
-            }
+            Route::Health => return Some(self.probe_health(hub, out, query, reply)),
+            Route::Livez(name) => return self.probe(hub, out, (Probe::Live, name), query, reply),
+            Route::Readyz(name) => return self.probe(hub, out, (Probe::Ready, name), query, reply),
+            Route::Pprof(rest) if hub.profiler.is_enabled() => return self.pprof(hub, out, rest, query, reply),
             Route::Metrics => {
                 let head = ReplyHead { content_type: metrics::CONTENT_TYPE, ..head };
                 append_reply(out, &head, |out| metrics::render(out, &hub.metrics, &observe::scrape(hub)));
@@ -79,7 +75,15 @@ impl Responder {
                     virtual_bytes: now.virtual_bytes,
                 };
                 let head = ReplyHead { content_type: vars::CONTENT_TYPE, ..head };
-                append_reply(out, &head, |out| vars::render(out, &process, &node.raft_status()));
+                // Names of keys are for those who may read keys; nobody is asked for a password here.
+                let hot = &hub.metrics.hot;
+                let ranking = if node.auth().is_enabled() { Vec::new() } else { hot.ranking() };
+                let hot = vars::Hot {
+                    sampled: hot.samples(),
+                    sample_every: SAMPLE_EVERY,
+                    prefixes: ranking.iter().map(|hot| (hot.prefix.as_slice(), hot.count)).collect(),
+                };
+                append_reply(out, &head, |out| vars::render(out, &process, &hot, &node.raft_status()));
             }
             Route::LocalLog => match admin::parse_log_level(request.body.unwrap_or_default()) {
                 Ok(level) => {
@@ -97,17 +101,6 @@ impl Responder {
         }
         Some(Dispatch::Answered)
     }
-
-    /// The answer of `/health`.
-    pub(super) fn health(&self, hub: &Hub, out: &mut Vec<u8>, healthy: bool, reply: Reply) {
-        let counter = if healthy { &hub.metrics.health_success } else { &hub.metrics.health_failures };
-        metrics::add(counter, 1);
-        let date = self.date(clock::now());
-        // The failure goes through Go's `http.Error`.
-        let status = if healthy { 200 } else { 503 };
-        let head = ReplyHead { content_type: TEXT, nosniff: !healthy, ..self.head(status, reply, &date) };
-        append_reply_bytes(out, &head, admin::health(healthy));
-    }
 }
 
 /// The nearest of our levels: what is asked for is always shown.
@@ -120,8 +113,9 @@ fn log_level(level: admin::LogLevel) -> LogLevel {
     }
 }
 
-/// Whether this member finds nothing wrong without asking anyone.
-fn is_healthy(hub: &Hub, check: HealthCheck) -> bool {
-    let full = hub.disk.is_full() && !check.exclude_no_space;
-    !full && (check.serializable || hub.node.borrow().has_leader())
+/// Whether the NOSPACE alarm is on here: writes that add are refused, for the key space exceeds its quota or the disk
+/// of the log is full.
+#[must_use]
+pub fn has_no_space(hub: &Hub) -> bool {
+    hub.pressure.is_over_quota() || hub.disk.is_full()
 }

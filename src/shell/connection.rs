@@ -6,7 +6,7 @@
 //! Invariants:
 //! 1. Answers leave in the order of their requests, whatever order their outcomes arrive in.
 //! 2. A read behind a write of the same connection sees that write: it waits until the write was answered.
-//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer.
+//! 3. Every buffer is bounded: input by the request limits and, over all connections, by `pressure.rs`; output by [`OUT_HIGH_BYTES`] plus one answer.
 //! 4. A client that keeps its connection busy lets others run: between two waits the task yields when its time is up.
 //! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
 //!    if it does not read.
@@ -23,10 +23,11 @@ use futures_lite::{AsyncRead, AsyncWrite};
 
 use super::clock;
 use super::credentials::{self, Findings, HashPlan, VerifyPlan};
-use super::driver::Hub;
+use super::driver::{Connections, Hub};
 use super::notify::Notify;
 use super::pace::{Pace, Phase};
 use super::peer_in;
+use super::profile::{self, ProfilePlan};
 use super::raw;
 use super::respond::{Dispatch, GetPlan, Reply, WatchPlan};
 use super::tls::Stream;
@@ -36,7 +37,7 @@ use crate::core::membership::MemberChange;
 use crate::core::store::{Event, WatcherId};
 use crate::metrics;
 use crate::wire::http_body::{Next, RequestReader};
-use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT};
+use crate::wire::http_reply::{CONTINUE, REQUEST_TIMEOUT, TOO_MANY_BODIES};
 use crate::wire::http_request::RequestError;
 use crate::wire::peer_handshake::parse_request;
 
@@ -46,6 +47,20 @@ const WRITES_PENDING_MAX: usize = 256;
 pub(super) const OUT_HIGH_BYTES: usize = 64 << 10;
 /// Buffers larger than this are given back when a connection goes idle: most requests fit, and idle ones are many.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
+
+/// What is served on a connection, by the listener that it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The API.
+    Clients,
+    /// What members ask each other.
+    Members,
+    /// Metrics and health, nothing else.
+    Monitors,
+}
+
+/// A linearizable read that waits longer is counted as slow: etcd asks the leader again after this long.
+const SLOW_READ: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How the outcome of a write is to be told.
 #[derive(Debug)]
@@ -80,14 +95,15 @@ const LINGER_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 pub struct Conn {
     slot: u32,
     generation: u32,
-    /// It came to a peer URL, where the client API is not served.
-    peer: bool,
+    audience: Audience,
     out: RefCell<Vec<u8>>,
     pending: RefCell<VecDeque<PendingWrite>>,
     next_seq: Cell<u32>,
     pub(super) mailbox: Mailbox,
     /// The linearizable read that is awaited, by its token's number, and what became of it.
     linear_read: Cell<(u32, Option<bool>)>,
+    /// What [`super::pressure::Pressure::hold`] counts of its input.
+    held: Cell<usize>,
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
     findings: Findings,
@@ -101,17 +117,18 @@ pub struct Conn {
 impl Conn {
     /// A connection in this slot.
     #[must_use]
-    pub fn new(slot: u32, generation: u32, peer: bool, sent_bytes: Rc<Cell<u64>>) -> Self {
+    pub fn new(slot: u32, generation: u32, audience: Audience, all: &Connections) -> Self {
         Self {
             slot,
             generation,
-            peer,
+            audience,
             out: RefCell::default(),
             pending: RefCell::default(),
             next_seq: Cell::new(0),
-            mailbox: Mailbox::default(),
+            mailbox: Mailbox::new(Rc::clone(&all.mailbox_bytes)),
             linear_read: Cell::default(),
-            sent_bytes,
+            held: Cell::new(0),
+            sent_bytes: Rc::clone(&all.sent_bytes),
             findings: Findings::default(),
             certificate_user: OnceCell::new(),
             wake: Notify::default(),
@@ -119,10 +136,16 @@ impl Conn {
         }
     }
 
+    /// What is served here.
+    #[must_use]
+    pub fn audience(&self) -> Audience {
+        self.audience
+    }
+
     /// Whether it came to a peer URL.
     #[must_use]
     pub fn is_peer(&self) -> bool {
-        self.peer
+        self.audience == Audience::Members
     }
 
     /// Its place among the connections.
@@ -252,6 +275,7 @@ enum Step {
     Hash(HashPlan),
     Watch(WatchPlan),
     LinearGet(GetPlan),
+    Profile(ProfilePlan),
     /// The cluster does not serve clients yet.
     AwaitReady,
     /// Another member begins a stream.
@@ -261,10 +285,10 @@ enum Step {
 }
 
 /// Serves a connection until either side ends it.
-pub async fn serve(hub: Rc<Hub>, mut stream: Stream, peer: bool) {
+pub async fn serve(hub: Rc<Hub>, mut stream: Stream, audience: Audience) {
     // Answers are whole when sent; waiting for more to send would only delay them.
     let _ = stream.socket().set_nodelay(true);
-    let conn = hub.connections.borrow_mut().open(peer);
+    let conn = hub.connections.borrow_mut().open(audience);
     if let Some(user) = stream.user() {
         conn.certificate_user.get_or_init(|| Box::new(Rc::clone(user)));
     }
@@ -276,6 +300,7 @@ pub async fn serve(hub: Rc<Hub>, mut stream: Stream, peer: bool) {
             raw::reset_on_close(stream.socket());
         }
     }
+    assert!(hub.pressure.hold(&conn.held, 0), "giving back is always possible");
     hub.connections.borrow_mut().close(&conn);
 }
 
@@ -288,7 +313,7 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
                 flush(hub, conn, stream).await?;
                 release(&mut input.bytes);
                 release(&mut conn.out.borrow_mut());
-                if hub.is_closing(conn.is_peer()) && !reader.is_inside_request(&input.bytes) {
+                if hub.is_closing(conn.audience()) && !reader.is_inside_request(&input.bytes) {
                     return Ok(());
                 }
                 conn.pace.enter(awaited(&reader, &input.bytes), hub.second.get());
@@ -317,7 +342,7 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
                 } else {
                     conn.wake.wait().await;
                 }
-                if hub.is_closing(conn.is_peer()) {
+                if hub.is_closing(conn.audience()) {
                     return Ok(());
                 }
             }
@@ -346,6 +371,13 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
             }
             Step::LinearGet(plan) => {
                 linear_get(hub, conn, &plan).await;
+                if !plan.reply.keep_alive {
+                    return finish(hub, conn, stream).await;
+                }
+            }
+            Step::Profile(plan) => {
+                // Boxed: it is rare, and every connection's task would hold its space for life.
+                Box::pin(profile::take(hub, conn, stream, &mut input, &plan)).await?;
                 if !plan.reply.keep_alive {
                     return finish(hub, conn, stream).await;
                 }
@@ -398,7 +430,7 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
             Next::Request(request) => {
                 conn.pace.serve();
                 let writes_pending = conn.writes_pending();
-                let keep_alive = request.keep_alive && !hub.is_closing(conn.is_peer());
+                let keep_alive = request.keep_alive && !hub.is_closing(conn.audience());
                 let dispatch = hub.responder.dispatch(hub, conn, &request, keep_alive, writes_pending > 0);
                 match dispatch {
                     Dispatch::Answered | Dispatch::Proposed => {}
@@ -422,6 +454,10 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                     Dispatch::LinearGet(plan) => {
                         input.start += reader.served();
                         return Step::LinearGet(plan);
+                    }
+                    Dispatch::Profile(plan) => {
+                        input.start += reader.served();
+                        return Step::Profile(plan);
                     }
                 }
                 input.start += reader.served();
@@ -447,6 +483,15 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                     return Step::AwaitWrites;
                 }
                 input.compact(reader);
+                let held = conn.held.get();
+                if !hub.pressure.hold(&conn.held, total.unwrap_or(0).max(input.bytes.len())) {
+                    metrics::add(&hub.metrics.bodies_refused, 1);
+                    conn.out().extend_from_slice(TOO_MANY_BODIES);
+                    return Step::Close;
+                }
+                if conn.held.get() < held {
+                    input.bytes.shrink_to(IDLE_BUFFER_BYTES);
+                }
                 if let Some(total) = total {
                     input.bytes.reserve(total.saturating_sub(input.bytes.len()));
                 }
@@ -601,6 +646,7 @@ fn poll_read_into<S: AsyncRead + Unpin>(
 }
 
 async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
+    let begun = clock::monotonic();
     let token = conn.token();
     conn.linear_read.set((token.seq, None));
     hub.linear_read(token);
@@ -622,5 +668,8 @@ async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
             futures_lite::future::or(done, impatient).await
         }
     };
+    if begun.elapsed() > SLOW_READ {
+        metrics::add(&hub.metrics.slow_reads, 1);
+    }
     hub.responder.linear_get(&mut conn.out.borrow_mut(), hub, plan, confirmed);
 }

@@ -33,36 +33,28 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// One read of an answer.
 const READ_BYTES: usize = 16 << 10;
 
-/// Connects to a member as its URL wants it, with TLS or without.
+/// Connects as a URL wants it, with TLS or without.
 ///
 /// # Errors
 /// What the resolver or the kernel said; `InvalidData` with Go's words when the certificates do not do.
 pub async fn reach(tls: &Side, url: &Url) -> io::Result<Stream> {
-    let socket = connect_socket(url, CONNECT_LIMIT).await?;
+    reach_within(tls, url, CONNECT_LIMIT).await
+}
+
+/// As [`reach`]; each of the URL's addresses is tried for `limit`.
+///
+/// # Errors
+/// As [`reach`].
+pub async fn reach_within(tls: &Side, url: &Url, limit: Duration) -> io::Result<Stream> {
+    let socket = connect_socket(url, limit).await?;
     if url.is_secure() { tls_handshake::dial(tls, url, socket).await } else { Ok(Stream::Plain(socket)) }
 }
 
-/// Connects to a URL without TLS.
+/// Connects a socket to the place of a URL, whatever its scheme; each of its addresses is tried for `limit`.
 ///
 /// # Errors
-/// As [`connect_within`].
-pub async fn connect(url: &Url) -> io::Result<TcpStream> {
-    connect_within(url, CONNECT_LIMIT).await
-}
-
-/// Connects to a URL without TLS; each of its addresses is tried for `limit`.
-///
-/// # Errors
-/// What the resolver or the kernel said; `Unsupported` for a scheme with TLS.
-pub async fn connect_within(url: &Url, limit: Duration) -> io::Result<TcpStream> {
-    if url.is_secure() {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{url}: there is no TLS here")));
-    }
-    connect_socket(url, limit).await
-}
-
-/// Connects a socket to the place of a URL, whatever its scheme.
-async fn connect_socket(url: &Url, limit: Duration) -> io::Result<TcpStream> {
+/// What the resolver or the kernel said.
+pub async fn connect_socket(url: &Url, limit: Duration) -> io::Result<TcpStream> {
     if let Some(path) = url.socket_path() {
         // A socket file is local: connecting is immediate, or refused.
         return Ok(raw::adopt_stream(OwnedFd::from(UnixStream::connect(path)?)));

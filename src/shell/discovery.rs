@@ -1,17 +1,23 @@
 //! Discovery on the wire: the questions of `api::discovery`, asked of a ringd or an etcd.
 //!
 //! Owns: connections to the service, directly or through an HTTP proxy, and the waits between them. Must hold: every
-//! question but a watch has a limit of time; a watch ends with its connection, which the kernel probes.
+//! question but a watch has a limit of time; a watch ends with its connection, which the kernel probes; of a service under
+//! `https` the system's authorities judge, and no certificate is shown to it, as in etcd.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use glommio::timer::Timer;
 
+use super::tls::Stream;
+use super::tls_files::Side;
+use super::tls_handshake::{self, Worker};
 use super::{dial, http_client};
 use crate::api::discovery::{Discovery, DiscoveryError, Next, Outcome, Question};
 use crate::config::joining::{ServiceUrl, parse_cluster};
+use crate::config::tls::TlsSettings;
 use crate::config::url::Url;
 use crate::wire::http_answer::AnswerHead;
 
@@ -30,11 +36,13 @@ pub async fn run(
     if let Some(proxy) = proxy {
         tracing::info!("using proxy {:?}", proxy.endpoint.to_string());
     }
+    let tls = Side::open(&TlsSettings::default(), Vec::new(), false, Rc::new(Worker::default()))
+        .expect("no file is named, so none can be wrong");
     let mut question = discovery.begin();
     loop {
         let answer = match question.waits {
-            true => ask(service, proxy, &question).await,
-            false => dial::limited(ANSWER_LIMIT, ask(service, proxy, &question)).await,
+            true => ask(&tls, service, proxy, &question).await,
+            false => dial::limited(ANSWER_LIMIT, ask(&tls, service, proxy, &question)).await,
         };
         let outcome = match &answer {
             Ok((head, body)) => Outcome::Answer { status: head.status, etcd_index: head.etcd_index, body },
@@ -70,13 +78,15 @@ fn cluster(members: &[String]) -> Result<BTreeMap<String, Vec<Url>>, DiscoveryEr
 }
 
 async fn ask(
+    tls: &Side,
     service: &ServiceUrl,
     proxy: Option<&ServiceUrl>,
     question: &Question,
 ) -> io::Result<(AnswerHead, Vec<u8>)> {
     let host = service.endpoint.host_port();
     // A proxy is told the whole URL (RFC 9112, section 3.2.2).
-    let before = if proxy.is_some() { format!("http://{host}") } else { String::new() };
+    let is_told_all = proxy.is_some() && !service.endpoint.is_secure();
+    let before = if is_told_all { format!("http://{host}") } else { String::new() };
     let mut request = format!("{} {before}{} HTTP/1.1\r\nHost: {host}\r\n", question.method, question.target);
     match &question.form {
         None => request.push_str("Connection: close\r\n\r\n"),
@@ -85,8 +95,29 @@ async fn ask(
             form.len()
         )),
     }
-    let mut stream = dial::connect(&proxy.unwrap_or(service).endpoint).await?;
+    let mut stream = match proxy {
+        Some(proxy) if service.endpoint.is_secure() => tunnel(tls, service, proxy).await?,
+        proxy => dial::reach(tls, &proxy.unwrap_or(service).endpoint).await?,
+    };
     http_client::exchange(&mut stream, request.as_bytes()).await
+}
+
+/// A secured connection through a proxy that sees only where it leads (RFC 9110, section 9.3.6).
+async fn tunnel(tls: &Side, service: &ServiceUrl, proxy: &ServiceUrl) -> io::Result<Stream> {
+    if proxy.endpoint.is_secure() {
+        let text = "a proxy that is asked over https cannot lead to a service under https";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    let mut socket = dial::connect_socket(&proxy.endpoint, dial::CONNECT_LIMIT).await?;
+    let host = service.endpoint.host_port();
+    dial::send(&mut socket, format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut bytes = Vec::new();
+    let answer = dial::answer(&mut socket, &mut bytes).await?;
+    // The service says nothing before it is asked.
+    if answer.status != 200 || bytes.len() > answer.head_bytes {
+        return Err(io::Error::other(format!("the proxy answered with status {}", answer.status)));
+    }
+    tls_handshake::dial(tls, &service.endpoint, socket).await
 }
 
 #[cfg(test)]

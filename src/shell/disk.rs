@@ -318,7 +318,7 @@ pub async fn sync(hub: Rc<Hub>) {
             hub.metrics.sync.observe(nanos(took));
             hub.metrics.wal_fsync.observe(nanos(took));
             if took > SLOW_SYNC {
-                tracing::warn!("slow fdatasync: took {took:?}, expected less than {SLOW_SYNC:?}");
+                tracing::warn!(?took, "expected-duration" = ?SLOW_SYNC, "slow fdatasync");
             }
             disk.wal.borrow_mut().finish_sync(ticket);
             disk.syncs.set(disk.syncs.get() + 1);

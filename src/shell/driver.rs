@@ -20,15 +20,18 @@ use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
-use super::connection::Conn;
+use super::connection::{Audience, Conn};
 use super::credentials::Credentials;
 use super::disk::Disk;
+use super::ending;
 use super::fan_out::FanOut;
 use super::notify::Notify;
 use super::peers::{self, Peers};
+use super::pressure::Pressure;
 use super::process;
+use super::profile::Profiler;
 use super::respond::{Responder, raft_position};
-use crate::config::{Cors, LogLevel};
+use crate::config::{Ceilings, Cors, LogLevel};
 use crate::core::entries::is_forwarded_proposal;
 use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
 use crate::core::node::Node;
@@ -55,17 +58,19 @@ pub struct Connections {
     open: usize,
     /// Bytes that all of them have sent.
     pub sent_bytes: Rc<Cell<u64>>,
+    /// Bytes of events that wait in their mailboxes.
+    pub mailbox_bytes: Rc<Cell<u64>>,
 }
 
 impl Connections {
     /// Gives a new connection a slot.
-    pub fn open(&mut self, peer: bool) -> Rc<Conn> {
+    pub fn open(&mut self, audience: Audience) -> Rc<Conn> {
         self.next_generation = self.next_generation.wrapping_add(1);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
         });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, peer, Rc::clone(&self.sent_bytes)));
+        let conn = Rc::new(Conn::new(slot, self.next_generation, audience, self));
         self.slots[slot as usize] = Some(Rc::clone(&conn));
         self.open += 1;
         conn
@@ -126,6 +131,8 @@ struct Owed {
 pub struct Services {
     /// Changes the log level at run time.
     pub set_log_level: Box<dyn Fn(LogLevel)>,
+    /// Lines of the log that were lost because nobody took them.
+    pub lost_log_lines: Box<dyn Fn() -> u64>,
 }
 
 /// Everything of one node on its thread.
@@ -142,10 +149,14 @@ pub struct Hub {
     pub responder: Responder,
     /// What one request may cost.
     pub limits: Limits,
+    /// What all of them together may cost.
+    pub pressure: Pressure,
     /// What is counted.
     pub metrics: Rc<Metrics>,
     /// What the program lends.
     pub services: Services,
+    /// Profiles of the processor's time.
+    pub profiler: Profiler,
     /// When this hub was made, on both clocks.
     pub begun: (Instant, UnixNanos),
     /// Both clocks as of the last tick.
@@ -203,10 +214,11 @@ impl Hub {
     pub fn new(
         node: Node,
         disk: Disk,
-        limits: Limits,
+        (limits, ceilings): (Limits, Ceilings),
         cors: &Cors,
         services: Services,
         credentials: Credentials,
+        profiler: Profiler,
     ) -> Rc<Self> {
         let metrics = Rc::new(Metrics::default());
         let responder = Responder::new(node.config().cluster, cors, Rc::clone(&metrics));
@@ -219,8 +231,10 @@ impl Hub {
             credentials,
             responder,
             limits,
+            pressure: Pressure::new(ceilings),
             metrics,
             services,
+            profiler,
             begun,
             fds_at_start: process::list_fds(),
             wall_anchor: Cell::new(begun),
@@ -342,8 +356,8 @@ impl Hub {
     /// Whether connections of this kind end after what they have begun: all when the process stops, and those of
     /// clients when this member was removed, while it goes on serving raft.
     #[must_use]
-    pub fn is_closing(&self, peer: bool) -> bool {
-        self.stopping.get() || (self.is_removed.get() && !peer)
+    pub fn is_closing(&self, audience: Audience) -> bool {
+        self.stopping.get() || (self.is_removed.get() && audience == Audience::Clients)
     }
 
     /// Takes no further requests; open connections end after what they have begun.
@@ -372,6 +386,7 @@ impl Hub {
         node.handle(Input::Room { available: !self.disk.is_exhausted() }, clock::now());
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
+        self.pressure.look_at(node.store().bytes());
         drop(node);
         if let Some(message) = effects.fatal.take() {
             die(&message);
@@ -418,7 +433,7 @@ impl Hub {
         self.metrics.step(Step::Turn, took);
         if took > SLOW_APPLY {
             metrics::add(&self.metrics.slow_applies, 1);
-            tracing::warn!("apply request took too long ({took:?} for {entries} new entries)");
+            tracing::warn!(?took, "expected-duration" = ?SLOW_APPLY, entries, "apply request took too long");
         }
     }
 
@@ -532,7 +547,12 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
         let late = std::mem::replace(&mut last, clock::monotonic()).elapsed().saturating_sub(interval);
         if late > interval && hub.node.borrow().is_leader() {
             metrics::add(&hub.metrics.late_heartbeats, 1);
-            tracing::warn!("leader failed to send out heartbeat on time (late by {late:?})");
+            tracing::warn!(
+                "heartbeat-interval" = ?interval,
+                "expected-duration" = ?2 * interval,
+                "exceeded-duration" = ?late - interval,
+                "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk"
+            );
         }
         hub.metrics.tick(hub.begun.0.elapsed());
         hub.wall_anchor.set((clock::monotonic(), clock::now()));
@@ -547,5 +567,6 @@ pub async fn tick(hub: Rc<Hub>, interval: Duration) {
 /// Ends the process: the node's state can no longer be trusted or moved on.
 pub fn die(message: &str) -> ! {
     tracing::error!("{message}");
+    ending::flush_log();
     std::process::exit(1)
 }

@@ -8,27 +8,32 @@
 //! 2. At most [`SLICE`] events are handed out before other tasks run, so a write that thousands watch delays nobody:
 //!    rendering and sending cost far more than handing out, and the woken connections queue behind nobody but
 //!    themselves.
-//! 3. A watcher that reads keeps its place whatever the number of events in one turn: its task runs between two slices,
-//!    and a slice is smaller than its mailbox.
-//! 4. At most [`QUEUE_MAX`] events wait. Beyond it the oldest are handed out at once, and mailboxes that overflow end
+//! 3. A watcher that reads keeps its place whatever the number and size of events in one turn: its task runs between two
+//!    slices, and a slice is smaller than its mailbox.
+//! 4. At most [`QUEUE_MAX`] events of [`QUEUE_BYTES_MAX`] wait. Beyond it the oldest are handed out at once, and mailboxes that overflow end
 //!    their watches as in etcd.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::clock;
 use super::driver::Hub;
 use super::notify::Notify;
-use super::watching::MAILBOX_MAX;
+use super::watching::{MAILBOX_BYTES_MAX, MAILBOX_MAX};
 use crate::core::store::Fired;
 use crate::metrics::Step;
 
 /// Events handed out in one go: about half a millisecond of rendering and sending for those who get them.
 const SLICE: usize = 64;
 const _: () = assert!(SLICE < MAILBOX_MAX);
+/// And their bytes, each event counted once however many watch it; one event is handed out whatever its size.
+const SLICE_BYTES: u64 = 1 << 20;
+const _: () = assert!(SLICE_BYTES < MAILBOX_BYTES_MAX);
 /// Events that may wait: one write for every connection the default allows, twice. 48 bytes each.
 const QUEUE_MAX: usize = 1 << 17;
+/// Bytes of the events that may wait, likewise: what turns bring in a moment, with the largest values there may be.
+const QUEUE_BYTES_MAX: u64 = 64 << 20;
 /// An empty queue larger than this is given back.
 const QUEUE_KEEP: usize = 1 << 12;
 
@@ -36,6 +41,8 @@ const QUEUE_KEEP: usize = 1 << 12;
 #[derive(Default)]
 pub struct FanOut {
     queue: RefCell<VecDeque<Fired>>,
+    /// Bytes of its events; neighbours that are the same event count once.
+    bytes: Cell<u64>,
     more: Notify,
 }
 
@@ -46,9 +53,13 @@ impl FanOut {
             return;
         }
         let before = self.len();
-        self.queue.borrow_mut().extend(fired);
-        let overflow = self.len().saturating_sub(QUEUE_MAX);
-        self.hand_out(hub, if before == 0 { overflow.max(SLICE) } else { overflow });
+        self.extend(fired);
+        if before == 0 {
+            self.hand_out(hub);
+        }
+        while self.len() > QUEUE_MAX || self.bytes.get() > QUEUE_BYTES_MAX {
+            self.hand_out(hub);
+        }
         if self.len() > 0 {
             self.more.notify();
         }
@@ -58,11 +69,42 @@ impl FanOut {
         self.queue.borrow().len()
     }
 
-    fn hand_out(&self, hub: &Hub, events: usize) {
+    fn extend(&self, fired: Vec<Fired>) {
+        let mut queue = self.queue.borrow_mut();
+        for one in fired {
+            let is_repeated = queue.back().is_some_and(|before| Rc::ptr_eq(&before.event, &one.event));
+            if !is_repeated {
+                self.bytes.set(self.bytes.get() + one.event.weight() as u64);
+            }
+            queue.push_back(one);
+        }
+    }
+
+    /// How many of the next make a slice.
+    fn slice(&self) -> usize {
+        let queue = self.queue.borrow();
+        let mut bytes = 0;
+        for place in 0..queue.len().min(SLICE) {
+            if place == 0 || !Rc::ptr_eq(&queue[place].event, &queue[place - 1].event) {
+                bytes += queue[place].event.weight() as u64;
+            }
+            if place > 0 && bytes > SLICE_BYTES {
+                return place;
+            }
+        }
+        queue.len().min(SLICE)
+    }
+
+    /// Hands out a slice.
+    fn hand_out(&self, hub: &Hub) {
+        let slice = self.slice();
         let connections = hub.connections.borrow();
         let mut queue = self.queue.borrow_mut();
-        let slice = events.min(queue.len());
-        for Fired { token, watcher, event, last } in queue.drain(..slice) {
+        for _ in 0..slice {
+            let Fired { token, watcher, event, last } = queue.pop_front().expect("a slice is in the queue");
+            if queue.front().is_none_or(|next| !Rc::ptr_eq(&next.event, &event)) {
+                self.bytes.set(self.bytes.get() - event.weight() as u64);
+            }
             let (slot, generation) = (token as u32, (token >> 32) as u32);
             let kept = connections.get(slot, generation).is_some_and(|conn| conn.deliver(watcher, event, last));
             if !kept && !last {
@@ -83,7 +125,7 @@ pub async fn run(hub: Rc<Hub>) {
             // The tasks woken by the slice before run first, and once a millisecond whoever the ring has woken.
             glommio::executor().yield_now().await;
             let begun = clock::monotonic();
-            hub.fan_out.hand_out(&hub, SLICE);
+            hub.fan_out.hand_out(&hub);
             hub.metrics.step(Step::FanOut, begun.elapsed());
         }
     }

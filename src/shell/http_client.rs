@@ -5,9 +5,10 @@
 
 use std::io;
 
-use glommio::net::TcpStream;
+use futures_lite::{AsyncRead, AsyncWrite};
 
 use super::dial;
+use super::tls_files::Side;
 use crate::config::url::Url;
 use crate::wire::http_answer::{AnswerBody, AnswerHead, parse_head};
 
@@ -17,9 +18,9 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// Asks `GET path` on a connection of its own.
 ///
 /// # Errors
-/// The resolver's, the kernel's, `InvalidData` for what is no HTTP or too large, `UnexpectedEof`.
-pub async fn get(url: &Url, path: &str) -> io::Result<(AnswerHead, Vec<u8>)> {
-    let mut stream = dial::connect(url).await?;
+/// The resolver's, the kernel's, `InvalidData` for what is no HTTP or too large, or when TLS says no, `UnexpectedEof`.
+pub async fn get(tls: &Side, url: &Url, path: &str) -> io::Result<(AnswerHead, Vec<u8>)> {
+    let mut stream = dial::reach(tls, url).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", url.host_port());
     exchange(&mut stream, request.as_bytes()).await
 }
@@ -28,7 +29,10 @@ pub async fn get(url: &Url, path: &str) -> io::Result<(AnswerHead, Vec<u8>)> {
 ///
 /// # Errors
 /// As [`get`], but for the resolver.
-pub async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<(AnswerHead, Vec<u8>)> {
+pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &[u8],
+) -> io::Result<(AnswerHead, Vec<u8>)> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     dial::send(stream, request).await?;
     let mut bytes = Vec::new();

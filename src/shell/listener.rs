@@ -1,6 +1,7 @@
 //! Listening sockets: one accept task each, one task per connection.
 //!
-//! Owns: the listening sockets, and the refusal of connections beyond the limit. Must hold: an accept is never cancelled
+//! Owns: the listening sockets, and the refusal of connections beyond the limit, which each listener has for itself:
+//! however many clients there are, members are let in. Must hold: an accept is never cancelled
 //! (glommio would leak the accepted descriptor); a panic in one connection ends that connection, not the node; who is
 //! refused is told so, and refusals are bounded too.
 
@@ -19,12 +20,12 @@ use futures_lite::{AsyncWrite as _, FutureExt as _};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
-use super::connection;
+use super::connection::{self, Audience};
 use super::driver::Hub;
 use super::tls::Stream;
 use super::tls_files::Side;
 use super::{raw, tls_handshake};
-use crate::config::url::Place;
+use crate::config::url;
 use crate::metrics;
 use crate::wire::http_reply::TOO_MANY_CONNECTIONS;
 
@@ -40,10 +41,10 @@ const REFUSING_MAX: usize = 256;
 ///
 /// # Errors
 /// What the kernel said, with the place.
-pub fn open(place: &Place) -> io::Result<TcpListener> {
+pub fn open(place: &url::Place) -> io::Result<TcpListener> {
     let opened = match place {
-        Place::Tcp(address) => open_tcp(*address),
-        Place::Unix(path) => {
+        url::Place::Tcp(address) => open_tcp(*address),
+        url::Place::Unix(path) => {
             let _ = std::fs::remove_file(path);
             UnixListener::bind(path).map(OwnedFd::from)
         }
@@ -72,32 +73,39 @@ pub enum Spoken {
     Either(Rc<Side>),
 }
 
-impl Spoken {
-    /// Connections that are not open yet.
-    fn handshakes(&self) -> usize {
-        match self {
-            Self::Plain => 0,
-            Self::Tls(side) | Self::Either(side) => side.handshakes().get(),
-        }
+/// A connection's place among those of its listener, from the accept to the end of its task.
+struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    fn take(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(Rc::clone(open))
     }
 }
 
-/// Accepts until the process ends. `peer` listeners serve only what members ask each other.
-pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, peer: bool, spoken: Spoken) {
-    let refusing = Rc::new(Cell::new(0));
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Accepts until the process ends.
+pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize, audience: Audience, spoken: Spoken) {
+    let (open, refusing) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     loop {
         match listener.accept().await {
-            Ok(stream) if hub.is_closing(peer) => drop(stream),
-            Ok(stream) if hub.connections.borrow().len() + spoken.handshakes() >= connections_max => {
+            Ok(stream) if hub.is_closing(audience) => drop(stream),
+            Ok(stream) if open.get() >= connections_max => {
                 metrics::add(&hub.metrics.turned_away, 1);
                 refuse(&hub, stream, &refusing);
             }
             Ok(stream) => {
                 metrics::add(&hub.metrics.accepted, 1);
+                let place = Place::take(&open);
                 match &spoken {
-                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), peer),
-                    Spoken::Tls(side) => secure(&hub, side, stream, peer, false),
-                    Spoken::Either(side) => secure(&hub, side, stream, peer, true),
+                    Spoken::Plain => serve(Rc::clone(&hub), Stream::Plain(stream), audience, place),
+                    Spoken::Tls(side) => secure(&hub, side, stream, (audience, false), place),
+                    Spoken::Either(side) => secure(&hub, side, stream, (audience, true), place),
                 }
             }
             Err(error) => {
@@ -109,9 +117,10 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
 }
 
 /// Begins the task of a connection.
-fn serve(hub: Rc<Hub>, stream: Stream, peer: bool) {
+fn serve(hub: Rc<Hub>, stream: Stream, audience: Audience, place: Place) {
     glommio::spawn_local(async move {
-        if AssertUnwindSafe(connection::serve(hub, stream, peer)).catch_unwind().await.is_err() {
+        let _place = place;
+        if AssertUnwindSafe(connection::serve(hub, stream, audience)).catch_unwind().await.is_err() {
             tracing::error!("a connection's task panicked; the connection was dropped");
         }
     })
@@ -119,15 +128,13 @@ fn serve(hub: Rc<Hub>, stream: Stream, peer: bool) {
 }
 
 /// Begins a handshake, in a task of its own: the connection's task has no room for what a handshake needs.
-fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, peer: bool, plain_too: bool) {
+fn secure(hub: &Rc<Hub>, side: &Rc<Side>, socket: TcpStream, (audience, plain_too): (Audience, bool), place: Place) {
     let (hub, side) = (Rc::clone(hub), Rc::clone(side));
-    side.handshakes().set(side.handshakes().get() + 1);
     glommio::spawn_local(async move {
         let _ = socket.set_nodelay(true);
-        let accepted = tls_handshake::accept(&hub, &side, socket, plain_too).await;
-        side.handshakes().set(side.handshakes().get() - 1);
+        let accepted = tls_handshake::accept(&side, socket, plain_too).await;
         if let Some(stream) = accepted {
-            serve(hub, stream, peer);
+            serve(hub, stream, audience, place);
         }
     })
     .detach();

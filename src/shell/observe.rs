@@ -40,6 +40,12 @@ pub fn scrape(hub: &Hub) -> Scrape {
         syncs: hub.disk.syncs.get(),
         wal_bytes: hub.disk.appended_bytes.get(),
         disk_full: hub.disk.is_full(),
+        store_bytes: store.bytes(),
+        quota_bytes: hub.pressure.ceilings().quota,
+        over_quota: hub.pressure.is_over_quota(),
+        writes_pending_bytes: node.write_bytes_outstanding(),
+        bodies_bytes: hub.pressure.bodies_bytes(),
+        mailbox_bytes: hub.connections.borrow().mailbox_bytes.get(),
         cpu_seconds: process.cpu_seconds,
         resident_bytes: process.resident_bytes,
         virtual_bytes: process.virtual_bytes,
@@ -47,6 +53,7 @@ pub fn scrape(hub: &Hub) -> Scrape {
         open_fds: process.open_fds,
         max_fds: process.max_fds,
         start_seconds,
+        log_lines_lost: (hub.services.lost_log_lines)(),
     }
 }
 

@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 use ringd_storage::ids::{ClusterId, EtcdIndex, UnixNanos};
 
 use super::clock::{self, DateHeader};
-use super::connection::{Conn, Form};
+use super::connection::{Audience, Conn, Form};
 use super::cors::{CorsChoice, CorsLayer};
 use super::credentials::{HashPlan, VerifyPlan};
 use super::disk::Admission;
 use super::driver::Hub;
+use super::health::Report;
 use super::manage::{self, Right};
+use super::pressure::Verdict;
+use super::profile::ProfilePlan;
 use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
 use crate::api::keys::{self, KeysRequest};
@@ -69,6 +72,8 @@ enum Asked {
     Key { path: Vec<u8>, recursive: bool, sorted: bool },
     /// Whether there is a quorum at all.
     Health,
+    /// The same, as one of the checks of `/readyz`.
+    Ready(Report),
 }
 
 /// A health check waits this long for its quorum, as in etcd.
@@ -81,12 +86,18 @@ impl GetPlan {
         Self { what: Asked::Health, reply }
     }
 
+    /// A readiness check, with what this member found by itself.
+    #[must_use]
+    pub const fn ready(report: Report, reply: Reply) -> Self {
+        Self { what: Asked::Ready(report), reply }
+    }
+
     /// How long the client's request waits, if not as long as the cluster takes to say no.
     #[must_use]
     pub const fn patience(&self) -> Option<Duration> {
         match self.what {
             Asked::Key { .. } => None,
-            Asked::Health => Some(HEALTH_PATIENCE),
+            Asked::Health | Asked::Ready(_) => Some(HEALTH_PATIENCE),
         }
     }
 }
@@ -130,6 +141,8 @@ pub enum Dispatch {
     Watch(WatchPlan),
     /// Ask the cluster, then read.
     LinearGet(GetPlan),
+    /// Take a profile of the processor's time.
+    Profile(ProfilePlan),
     /// Nothing was done: the WAL has room for this write in a moment; dispatch it again then.
     AwaitRoom,
     /// Nothing was done: clients are not served yet; dispatch it again when they are.
@@ -218,8 +231,8 @@ impl Responder {
             http_minor: head.http_minor,
             keep_alive,
             head_only: method == Method::Head,
-            // Members are no browsers; etcd's peer port sends no such lines either.
-            cors: if conn.is_peer() { CorsChoice::NONE } else { self.cors.choose(head.origin) },
+            // Members and monitors are no browsers; etcd's other ports send no such lines either.
+            cors: if conn.audience() != Audience::Clients { CorsChoice::NONE } else { self.cors.choose(head.origin) },
             kind: None,
             begun: hub.taking_since.get(),
         };
@@ -229,9 +242,14 @@ impl Responder {
         let mut decoded = self.path_scratch.borrow_mut();
         let Routed { route, query } = route(head.target, &mut decoded);
         let route = match route {
-            Route::Version | Route::Health | Route::Metrics | Route::BadTarget | Route::Redirect(_) => route,
+            Route::Health | Route::Livez(_) | Route::Readyz(_) | Route::Metrics => route,
+            Route::BadTarget | Route::Redirect(_) => route,
+            _ if conn.audience() == Audience::Monitors => Route::NotFound,
+            Route::Version => route,
             Route::NotFound if conn.is_peer() && request.head.path == b"/members" => Route::PeerMembers,
             _ if conn.is_peer() => Route::NotFound,
+            // A slow start is worth a profile too.
+            Route::Pprof(_) => route,
             _ if !hub.is_ready() => return Dispatch::AwaitReady,
             _ => route,
         };
@@ -297,25 +315,34 @@ impl Responder {
                 Right::Ask(plan) => return Dispatch::Verify(plan),
             }
         }
+        self.metrics.hot.see(path);
         let kind = parsed.as_ref().ok().map(|request| kind(method, request));
         let reply = Reply { kind, ..reply };
         let dispatch = match parsed {
             Ok(KeysRequest::Write { write, no_value_on_success }) => {
-                match hub.disk.admit(write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len)) {
-                    Admission::Yes => {
-                        self.count_received(reply);
-                        let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
-                        hub.propose(token, write);
-                        Dispatch::Proposed
-                    }
-                    Admission::Later => Dispatch::AwaitRoom,
-                    Admission::Full if behind_writes => Dispatch::BehindWrites,
-                    Admission::Full => {
-                        self.count_received(reply);
-                        self.error(&mut conn.out(), &failure(ProposalFailure::NoSpace), reply);
-                        Dispatch::Answered
-                    }
+                let verdict = hub.pressure.judge(&hub.node.borrow(), &write);
+                let bytes = write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len);
+                let refusal = match verdict {
+                    Verdict::Admit => match hub.disk.admit(bytes) {
+                        Admission::Yes => {
+                            self.count_received(reply);
+                            let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
+                            hub.propose(token, write);
+                            return Dispatch::Proposed;
+                        }
+                        Admission::Later => return Dispatch::AwaitRoom,
+                        Admission::Full => failure(ProposalFailure::NoSpace),
+                    },
+                    Verdict::OverQuota => ApiError::space_exceeded(),
+                    Verdict::Overload => ApiError::too_many_requests(),
+                };
+                if behind_writes {
+                    return Dispatch::BehindWrites;
                 }
+                self.metrics.write_refused(verdict == Verdict::OverQuota, verdict == Verdict::Overload);
+                self.count_received(reply);
+                self.error(&mut conn.out(), &refusal, reply);
+                Dispatch::Answered
             }
             _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
@@ -418,6 +445,7 @@ impl Responder {
             }
             Asked::Key { .. } => self.error(out, &failure(ProposalFailure::Timeout), plan.reply),
             Asked::Health => self.health(hub, out, confirmed, plan.reply),
+            Asked::Ready(report) => self.report(out, report, Some(confirmed), plan.reply),
         }
     }
 

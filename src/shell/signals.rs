@@ -7,6 +7,8 @@ use std::io;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::ending;
+
 /// Waits for the first stop signal and returns its number.
 ///
 /// # Errors
@@ -35,6 +37,7 @@ pub fn stop_signal() -> io::Result<impl Future<Output = i32>> {
 /// Ends the process as the signal would have: supervisors see 130 or 143, as with etcd. As PID 1, where the kernel
 /// ignores the default action, it exits with 0.
 pub fn end_by(signal: i32) -> ! {
+    ending::flush_log();
     if std::process::id() != 1 {
         let _ = signal_hook::low_level::emulate_default_handler(signal);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use glommio::timer::Timer;
 use ringd_storage::format::{Identity, SnapshotMarker};
 use ringd_storage::fs::FsMedium;
-use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotWriter, retain};
+use ringd_storage::snapshot::{PublishStep, SnapshotError, SnapshotMeta, SnapshotWriter, retain};
 
 use super::clock;
 use super::driver::{Hub, die};
@@ -40,7 +40,8 @@ pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: us
         let medium = directory.clone();
         let written = glommio::executor().spawn_blocking(move || write(meta, chunks, medium)).await;
         match written {
-            Ok((name, bytes)) => {
+            Ok((name, bytes, synced_in)) => {
+                hub.metrics.snapshot_sync.observe(nanos(synced_in));
                 hub.metrics.snapshot.observe(nanos(begun.elapsed()));
                 let milliseconds = begun.elapsed().as_millis();
                 tracing::info!(file = name, bytes, milliseconds, "saved snapshot at index {}", done.index);
@@ -84,11 +85,18 @@ async fn capture(hub: &Rc<Hub>) -> (Vec<Vec<u8>>, SnapshotDone) {
     }
 }
 
-/// Blocking: sorts, writes and publishes.
-fn write(meta: SnapshotMeta, chunks: Vec<Vec<u8>>, medium: FsMedium) -> Result<(String, u64), SnapshotError> {
+/// Blocking: sorts, writes and publishes. Answers with the name, the bytes, and how long the file's sync took.
+fn write(meta: SnapshotMeta, chunks: Vec<Vec<u8>>, medium: FsMedium) -> Result<(String, u64, Duration), SnapshotError> {
     let mut writer = SnapshotWriter::new(meta);
     for chunk in chunks {
         writer.push_chunk(chunk);
     }
-    writer.publish(medium, &mut || {})
+    let (mut last, mut synced_in) = (clock::monotonic(), Duration::ZERO);
+    let (name, bytes) = writer.publish_observed(medium, &mut || {}, &mut |step| {
+        let took = std::mem::replace(&mut last, clock::monotonic()).elapsed();
+        if step == PublishStep::SyncFile {
+            synced_in = took;
+        }
+    })?;
+    Ok((name, bytes, synced_in))
 }

@@ -20,16 +20,18 @@ use ringd_storage::recover::{TAIL_CUT_NAME, clear_tail_cut, holds_wal, recover};
 use ringd_storage::snapshot::{SnapshotError, SnapshotMeta, SnapshotReader};
 use ringd_storage::wal::{Wal, WalOptions};
 
+use super::connection::Audience;
 use super::credentials::Credentials;
 use super::disk::{self, Disk};
 use super::driver::{self, Hub, Services};
 use super::joining::Role;
 use super::listener::Spoken;
+use super::profile::Profiler;
 use super::tls_files::{self, Side};
 use super::tls_handshake::Worker;
 use super::{
-    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, proxy, raw, signals,
-    snapshot,
+    bootstrap, clock, executor, fan_out, install, joining, listener, pace, peer_snapshot, peers, process, proxy, raw,
+    signals, snapshot, supervisor,
 };
 use crate::api::admin::ETCD_CLUSTER_VERSION;
 use crate::config::url::{Place, Url};
@@ -57,10 +59,14 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const BIND_TRIES: u32 = 20;
 /// Between two tries: a second in all.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
+/// Connections to one listener for monitors: they are few, and clients that come to the wrong port must not be many.
+const MONITORS_MAX: usize = 256;
 /// A member that waits for its cluster says so this often.
 const WAITING_TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Leadership is handed over within a round trip or two; after this the stop goes on without.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+/// Descriptors that clients leave to the streams of members, to files and to the ring.
+const DESCRIPTORS_KEPT: u64 = 128;
 /// How often a stop looks again.
 const STOP_STEP: Duration = Duration::from_millis(5);
 
@@ -132,6 +138,7 @@ pub fn run(config: &Config, services: Services) -> Result<(), StartError> {
             // A proxy keeps nothing that could be lost.
             if let Ended::Signal(signal) = stop.await {
                 tracing::info!("received signal {signal}; the proxy ends");
+                supervisor::stopping().await;
                 signals::end_by(signal);
             }
             return Ok(());
@@ -163,7 +170,11 @@ enum Ended {
 async fn begin(config: &Config, services: Services) -> Result<Option<Rc<Hub>>, StartError> {
     match joining::decide(config).await? {
         Role::Member(config) => start(&config, services).await.map(Some),
-        Role::Proxy => proxy::start(config).await.map(|()| None),
+        Role::Proxy => {
+            proxy::start(config).await?;
+            supervisor::ready().await;
+            Ok(None)
+        }
     }
 }
 
@@ -172,13 +183,16 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let begun = clock::monotonic();
     let client_listeners = open_all(&config.listen_client_addresses).await?;
     let peer_listeners = open_all(&config.listen_peer_addresses).await?;
+    let monitor_listeners = open_all(&config.listen_metrics_addresses).await?;
+    supervisor::recovering().await;
     let directory = DataDir::open(&config.data_dir, config.wal_dir.as_deref())?;
     let worker = Rc::new(Worker::default());
     let open_side = |settings, urls: &[Url], peers| {
         let hosts = urls.iter().map(|url| url.host().to_owned()).collect();
         Side::open(settings, hosts, peers, Rc::clone(&worker)).map(Rc::new).map_err(StartError::Config)
     };
-    let client_tls = open_side(&config.client_tls, &config.listen_client_urls, false)?;
+    let client_urls = [&config.listen_client_urls[..], &config.listen_metrics_urls[..]].concat();
+    let client_tls = open_side(&config.client_tls, &client_urls, false)?;
     let peer_tls = open_side(&config.peer_tls, &config.listen_peer_urls, true)?;
     let recovery_begun = clock::monotonic();
     let Opened { node, wal, identity, strangers } = open_node(config, &peer_tls, &directory).await?;
@@ -191,7 +205,11 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         "recovered {}",
         config.data_dir.display()
     );
-    let hub = Hub::new(node, Disk::new(wal), config.limits, &config.cors, services, Credentials::new()?);
+    let (profiler, bounds) = (Profiler::new(config.pprof), (config.limits, config.ceilings));
+    let hub = Hub::new(node, Disk::new(wal), bounds, &config.cors, services, Credentials::new()?, profiler);
+    if config.metrics_extensive {
+        hub.metrics.extend();
+    }
     hub.metrics.recovery.set(nanos(recovered_in));
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let (snap, wal_dir) = (directory.snap().clone(), directory.wal().clone());
@@ -225,19 +243,40 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
         strangers.iter().for_each(|member| peers::introduce(&hub, member.id, &member.peer_urls));
     }
     glommio::spawn_local(driver::tick(Rc::clone(&hub), config.heartbeat_interval)).detach();
-    let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
+    let of_clients = client_connections_max(config.connections_max, client_listeners.len());
+    let of_peers = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
     let (peer_places, client_places) = (&config.listen_peer_addresses, &config.listen_client_addresses);
-    for (listeners, places, urls, side, peer) in [
-        (peer_listeners, peer_places, &config.listen_peer_urls, peer_tls, true),
-        (client_listeners, client_places, &config.listen_client_urls, client_tls, false),
+    let (monitor_places, monitor_urls) = (&config.listen_metrics_addresses, &config.listen_metrics_urls);
+    for (listeners, places, urls, side, audience) in [
+        (peer_listeners, peer_places, &config.listen_peer_urls, peer_tls, Audience::Members),
+        (monitor_listeners, monitor_places, monitor_urls, Rc::clone(&client_tls), Audience::Monitors),
+        (client_listeners, client_places, &config.listen_client_urls, client_tls, Audience::Clients),
     ] {
         for (listening, place) in listeners.into_iter().zip(places) {
             let spoken = spoken_at(place, urls, &side);
-            glommio::spawn_local(listener::accept(Rc::clone(&hub), listening, connections_max, peer, spoken)).detach();
+            let most = match audience {
+                Audience::Clients => of_clients,
+                Audience::Members => of_peers,
+                Audience::Monitors => of_peers.min(MONITORS_MAX),
+            };
+            let accept = listener::accept(Rc::clone(&hub), listening, most, audience, spoken);
+            glommio::spawn_local(accept).detach();
         }
+    }
+    for url in &config.listen_metrics_urls {
+        tracing::info!("listening for metrics on {url}");
     }
     glommio::spawn_local(serve_when_known(Rc::clone(&hub), note, config.listen_client_urls.clone(), begun)).detach();
     Ok(hub)
+}
+
+/// What each listener for clients takes: no more than the setting, nor than leaves descriptors to everything else.
+fn client_connections_max(setting: u64, listeners: usize) -> usize {
+    let most = process::max_fds().saturating_sub(DESCRIPTORS_KEPT) / listeners.max(1) as u64;
+    if setting > most {
+        tracing::info!("each listener takes at most {} clients: the limit of descriptors allows no more", most.max(1));
+    }
+    usize::try_from(setting.min(most.max(1))).unwrap_or(usize::MAX)
 }
 
 /// Serves clients once the cluster knows this member and everything acknowledged earlier is applied again.
@@ -249,6 +288,7 @@ async fn serve_when_known(hub: Rc<Hub>, note: PathBuf, urls: Vec<Url>, begun: In
     }
     hub.metrics.ready_after.set(nanos(begun.elapsed()));
     tracing::info!(milliseconds = begun.elapsed().as_millis(), "ready to serve client requests");
+    supervisor::ready().await;
 }
 
 /// Says now and then why clients are not served yet. `note` is the file that says that this member may have forgotten
@@ -256,6 +296,7 @@ async fn serve_when_known(hub: Rc<Hub>, note: PathBuf, urls: Vec<Url>, begun: In
 async fn tell_why_it_waits(hub: &Rc<Hub>, note: &Path) {
     loop {
         Timer::new(WAITING_TOLD_EVERY).await;
+        supervisor::waiting().await;
         let (reached, others) = hub.peers.reached();
         let (leader, is_gated) = {
             let node = hub.node.borrow();
@@ -288,7 +329,7 @@ async fn clear_note(hub: Rc<Hub>, wal_dir: FsMedium) {
 }
 
 /// What the URLs of a place want to be spoken there.
-fn spoken_at(place: &Place, urls: &[Url], side: &Rc<Side>) -> Spoken {
+pub(super) fn spoken_at(place: &Place, urls: &[Url], side: &Rc<Side>) -> Spoken {
     let mut here = urls.iter().filter(|url| url.bind_place().as_ref() == Ok(place)).map(Url::is_secure);
     let first = here.next().unwrap_or(false);
     match (first, here.all(|other| other == first)) {
@@ -318,6 +359,7 @@ pub(super) async fn open_all(places: &[Place]) -> io::Result<Vec<TcpListener>> {
 /// Lets begun requests end, writes what is left, and syncs it.
 async fn stop_cleanly(hub: &Rc<Hub>, why: &str) {
     tracing::info!("{why}; stopping");
+    supervisor::stopping().await;
     hub.not_leading.take();
     hub.input(Input::TransferLeadership);
     let tired = async {

@@ -9,7 +9,7 @@
 //! 2. Certificate and key fit each other, or are not used.
 //! 3. Where certificates are asked for no session is resumed: every connection is judged anew.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -46,7 +46,6 @@ pub struct Side {
     seen: RefCell<Stamp>,
     worker: Rc<Worker>,
     told: Told,
-    handshakes: Rc<Cell<usize>>,
 }
 
 /// By what a changed file is known: modification time, size, inode.
@@ -78,7 +77,6 @@ impl Side {
             seen: RefCell::new(seen),
             worker,
             told: Told::default(),
-            handshakes: Rc::default(),
         })
     }
 
@@ -127,12 +125,6 @@ impl Side {
         !self.peers && self.settings.cert_auth
     }
 
-    /// Connections that are not open yet.
-    #[must_use]
-    pub fn handshakes(&self) -> &Rc<Cell<usize>> {
-        &self.handshakes
-    }
-
     fn whose(&self) -> &'static str {
         if self.peers { "peer" } else { "client" }
     }
@@ -170,6 +162,20 @@ pub async fn watch(side: Rc<Side>) {
             }
         }
     }
+}
+
+/// Whether the files that are there can be used. Blocking; nothing is made.
+///
+/// # Errors
+/// Which file, and why it cannot be used.
+pub fn check(settings: &TlsSettings) -> Result<(), String> {
+    if settings.cert.is_some() || settings.key.is_some() {
+        server_config(settings)?;
+    }
+    if settings.trusted_ca.is_some() {
+        roots(settings)?;
+    }
+    rules(settings).map(drop)
 }
 
 fn stamp(settings: &TlsSettings) -> Stamp {

@@ -12,25 +12,30 @@
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use futures_lite::AsyncWrite as _;
+use futures_lite::future::poll_fn;
 use glommio::net::TcpStream;
 use rustls::Error;
 
+use super::clock;
 use super::dial;
-use super::driver::Hub;
 use super::tls::{Secured, Stream};
 use super::tls_files::Side;
-use super::{clock, connection};
 use crate::config::url::Url;
-use crate::wire::certificate;
+use crate::wire::certificate::{self, Refusal};
 use crate::wire::tls::{PLAIN_HTTP, Session, begins_handshake, words};
 
 /// A handshake takes a few round trips; one that takes longer than this is nobody's.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Of a client that speaks plain HTTP so much is read after the answer, and for so long: more than a request's head.
+const LINGER_BYTES_MAX: usize = 64 << 10;
+const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Log lines about refused connections within one second.
 const TOLD_PER_SECOND: u32 = 20;
 
@@ -123,6 +128,19 @@ async fn send_outgoing(socket: &mut TcpStream, session: &mut Session) -> io::Res
     Ok(())
 }
 
+/// Ends our side and throws away what still comes: closing while the other side sends would reset the connection, and the
+/// reset can overtake the answer.
+async fn linger(socket: &mut TcpStream) -> io::Result<()> {
+    poll_fn(|context| Pin::new(&mut *socket).poll_close(context)).await?;
+    let mut bytes = Vec::new();
+    let discarded = async {
+        while bytes.len() < LINGER_BYTES_MAX && dial::receive(socket, &mut bytes).await? > 0 {}
+        Ok(())
+    };
+    let _ = dial::limited(LINGER_TIME, discarded).await;
+    Ok(())
+}
+
 /// Counts lines about refused connections.
 #[derive(Default)]
 pub struct Told {
@@ -142,7 +160,7 @@ impl Told {
 
 /// Makes a stream of an accepted socket: TLS, or what it is when `plain_too` and it does not begin with a handshake.
 /// `None` when it was refused, which has been told.
-pub async fn accept(hub: &Hub, side: &Side, mut socket: TcpStream, plain_too: bool) -> Option<Stream> {
+pub async fn accept(side: &Side, mut socket: TcpStream, plain_too: bool) -> Option<Stream> {
     let remote = socket.peer_addr().ok();
     let work = async {
         if plain_too {
@@ -160,16 +178,16 @@ pub async fn accept(hub: &Hub, side: &Side, mut socket: TcpStream, plain_too: bo
             if bytes[0].is_ascii_uppercase() {
                 dial::send(&mut socket, PLAIN_HTTP).await?;
             }
-            connection::linger(hub, &mut socket).await?;
+            linger(&mut socket).await?;
             return Err(Failure::Tls(rustls::InvalidMessage::InvalidContentType.into(), String::new()));
         }
         let config = side.server().ok_or_else(|| io::Error::other("there is no certificate"))?;
         let session = Session::accept(config).map_err(|error| Failure::Tls(error, String::new()))?;
         let session = shake(side.worker(), &mut socket, session, bytes).await?;
-        let refused = |why: String| Failure::Tls(Error::General(why), session.server_name().to_owned());
         if let (Some(certificate), Some(remote)) = (session.peer_certificates().first(), remote)
             && side.checks_addresses()
         {
+            let refused = |why| Failure::Tls(Refusal::of(certificate, why), session.server_name().to_owned());
             comes_from_its_host(certificate, remote.ip()).await.map_err(refused)?;
         }
         Ok(Some(session))
@@ -184,15 +202,28 @@ pub async fn accept(hub: &Hub, side: &Side, mut socket: TcpStream, plain_too: bo
         Err(failure) => failure,
     };
     if side.told().may_tell(clock::now().get() / 1_000_000_000) {
-        let (why, name) = match failure {
-            Failure::Io(error) => (error.to_string(), String::new()),
-            Failure::Tls(Error::General(why), name) => (why, name),
-            Failure::Tls(error, name) => (words(&error, true), name),
-        };
         let from = remote.map_or_else(String::new, |remote| remote.to_string());
-        tracing::warn!("rejected connection from {from:?} (error {why:?}, ServerName {name:?})");
+        tell(&from, &failure);
     }
     None
+}
+
+/// etcd's line about a connection that was refused. What the other side's alert was exactly comes behind it.
+fn tell(from: &str, failure: &Failure) {
+    match failure {
+        Failure::Io(error) => {
+            tracing::warn!("rejected connection from {from:?} (error {:?}, ServerName \"\")", error.to_string());
+        }
+        Failure::Tls(error, name) => {
+            let alert = match error {
+                Error::AlertReceived(alert) => Some(tracing::field::debug(alert)),
+                _ => None,
+            };
+            let hosts = Refusal::within(error).map_or_else(String::new, |refusal| format!(", {}", refusal.hosts));
+            let why = words(error, true);
+            tracing::warn!(alert, "rejected connection from {from:?} (error {why:?}, ServerName {name:?}{hosts})");
+        }
+    }
 }
 
 /// Does the client's side of a handshake with `url` on a connected socket.
@@ -229,8 +260,7 @@ async fn comes_from_its_host(
         return Ok(());
     }
     if hosts.names.is_empty() {
-        let valid: Vec<_> = hosts.addresses.iter().map(ToString::to_string).collect();
-        return Err(format!("x509: certificate is valid for {}, not {remote}", valid.join(", ")));
+        return Err(hosts.not_for(&remote.to_string()));
     }
     for name in hosts.names.iter().filter(|name| !name.starts_with("*.")) {
         let found = dial::look_up(name.clone(), 0).await.unwrap_or_default();

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::wire::certificate::{common_name, is_for, serial};
+use crate::wire::certificate::{Refusal, common_name, hosts, is_for, serial};
 
 /// What a certificate of a believed authority must fulfil besides.
 #[derive(Clone, Debug, Default)]
@@ -23,15 +23,9 @@ pub struct Rules {
     pub revoked: Vec<Vec<u8>>,
 }
 
-/// A refusal in etcd's words.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Refusal(String);
-
 impl Rules {
     fn check(&self, own: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
-        let refuse =
-            |why: String| Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(why))))));
+        let refuse = |why: String| Err(Refusal::of(own, why));
         let fits = self.allowed_cn.as_ref().is_none_or(|wanted| common_name(own).as_ref() == Some(wanted))
             && self.allowed_hostname.as_ref().is_none_or(|wanted| is_for(own, wanted));
         if !fits {
@@ -118,7 +112,13 @@ impl ServerCertVerifier for ServerGuard {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let Some(rules) = &self.rules else { return Ok(ServerCertVerified::assertion()) };
-        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verified = verified.map_err(|error| match error {
+            Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            ) => Refusal::of(end_entity, hosts(end_entity).not_for(&server_name.to_str())),
+            other => other,
+        })?;
         rules.check(end_entity, intermediates)?;
         Ok(verified)
     }

@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! 1. A watcher is forgotten by the store the moment its connection's task leaves the watch, whatever the reason.
-//! 2. A mailbox holds [`MAILBOX_MAX`] events at most; a reader that falls further behind has its watch ended.
+//! 2. A mailbox holds [`MAILBOX_MAX`] events of [`MAILBOX_BYTES_MAX`] at most, all of them [`MAILBOXES_BYTES_MAX`], and
+//!    one event whatever its size; a reader that falls further behind has its watch ended.
 //! 3. While it waits, a watching connection keeps no buffer.
 
 use std::cell::{Cell, RefCell};
@@ -26,29 +27,65 @@ const WATCH_INPUT_MAX: usize = 64 << 10;
 /// Events that may wait for one slow watcher; beyond it the watch ends, as in etcd (its channel holds 100).
 pub const MAILBOX_MAX: usize = 100;
 
+/// And their bytes: a few of the largest values there may be. More than a slice of the fan-out brings at once.
+pub const MAILBOX_BYTES_MAX: u64 = 16 << 20;
+/// And those of all watchers who are behind. An event that waits for several counts for each, so that no two need to be
+/// compared.
+pub const MAILBOXES_BYTES_MAX: u64 = 256 << 20;
+
 /// What a watcher was sent and has not been told yet.
-#[derive(Default)]
 pub struct Mailbox {
     /// Whose events these are. A connection watches again and again; what was meant for an earlier watch is nobody's.
     watcher: Cell<Option<WatcherId>>,
     events: RefCell<VecDeque<Rc<Event>>>,
+    /// Of those events.
+    bytes: Cell<u64>,
+    /// Of all mailboxes' events.
+    all_bytes: Rc<Cell<u64>>,
     /// No more will come: the one-shot event arrived, or the reader was too slow.
     ended: Cell<bool>,
 }
 
 impl Mailbox {
+    /// An empty one of those whose bytes `all_bytes` counts.
+    pub fn new(all_bytes: Rc<Cell<u64>>) -> Self {
+        let (watcher, events) = Default::default();
+        Self { watcher, events, bytes: Cell::new(0), all_bytes, ended: Cell::new(false) }
+    }
+
+    fn count(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+        self.all_bytes.set(self.all_bytes.get() + bytes);
+    }
+
+    fn discount(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() - bytes);
+        self.all_bytes.set(self.all_bytes.get() - bytes);
+    }
+
+    fn take(&self) -> Option<Rc<Event>> {
+        let event = self.events.borrow_mut().pop_front()?;
+        self.discount(event.weight() as u64);
+        Some(event)
+    }
+
     fn begin(&self) {
         self.watcher.set(None);
         self.events.take();
+        self.discount(self.bytes.get());
         self.ended.set(false);
     }
 
     /// Takes an event. False when the reader is too slow and its watcher must be removed.
     fn put(&self, event: Rc<Event>, last: bool) -> bool {
         let mut events = self.events.borrow_mut();
-        let fits = events.len() < MAILBOX_MAX;
+        let weight = event.weight() as u64;
+        let has_room =
+            self.bytes.get() + weight <= MAILBOX_BYTES_MAX && self.all_bytes.get() + weight <= MAILBOXES_BYTES_MAX;
+        let fits = events.is_empty() || (events.len() < MAILBOX_MAX && has_room);
         if fits {
             events.push_back(event);
+            self.count(weight);
         }
         self.ended.set(last || !fits);
         fits
@@ -76,6 +113,12 @@ impl Mailbox {
 
     fn is_empty(&self) -> bool {
         self.events.borrow().is_empty()
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        self.discount(self.bytes.get());
     }
 }
 
@@ -113,7 +156,7 @@ pub(super) async fn watch(
         if ended {
             break;
         }
-        if hub.is_closing(conn.is_peer()) {
+        if hub.is_closing(conn.audience()) {
             body.finish(&mut conn.out());
             finish(hub, conn, stream).await?;
             return Ok(false);
@@ -169,16 +212,15 @@ fn begin(hub: &Hub, conn: &Conn, guard: &mut Guard<'_>, plan: &WatchPlan) -> Opt
 
 /// Renders what the mailbox holds; true when the watch is over.
 fn tell(hub: &Hub, conn: &Conn, body: Stream, reply: Reply) -> bool {
-    let mut events = conn.mailbox.events.borrow_mut();
     let mut out = conn.out();
     while out.len() < OUT_HIGH_BYTES
-        && let Some(event) = events.pop_front()
+        && let Some(event) = conn.mailbox.take()
     {
         if !reply.head_only {
             body.append(&mut out, |out| hub.responder.watch_event(out, &event));
         }
     }
-    let ended = conn.mailbox.ended.get() && events.is_empty();
+    let ended = conn.mailbox.ended.get() && conn.mailbox.is_empty();
     if ended {
         body.finish(&mut out);
     }

@@ -25,6 +25,12 @@ pub const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: text/plain; charset=utf-8\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
     503 Service Unavailable: too many connections (see --ringd-connections-max)\n";
 
+/// The whole answer to a request whose body is not taken, because too many are being gathered; in etcd's form, and the
+/// connection is closed after it.
+pub const TOO_MANY_BODIES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n\r\n\
+    {\"errorCode\":300,\"message\":\"Raft Internal Error\",\"cause\":\"etcdserver: too many requests\",\"index\":0}\n";
+
 /// The `Server` header's value. etcd sends none; ours tells an operator what answers on an etcd port.
 pub const SERVER: &str = concat!("ringd/", env!("CARGO_PKG_VERSION"));
 

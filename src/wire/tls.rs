@@ -15,8 +15,10 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error, InvalidMessage,
-    ServerConfig, ServerConnection,
+    PeerIncompatible, ServerConfig, ServerConnection,
 };
+
+use super::certificate::rfc3339;
 
 /// No more input is digested while this much plaintext waits: rustls holds 16 KiB before it refuses more.
 const PLAIN_HIGH_BYTES: usize = 8 << 10;
@@ -176,49 +178,105 @@ pub fn words(error: &Error, serves: bool) -> String {
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
             "tls: first record does not look like a TLS handshake".to_owned()
         }
+        Error::PeerIncompatible(
+            PeerIncompatible::NoCipherSuitesInCommon
+            | PeerIncompatible::NoKxGroupsInCommon
+            | PeerIncompatible::NamedGroupsExtensionRequired,
+        ) => "tls: no cipher suite supported by both client and server".to_owned(),
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
+        ) => "tls: client offered only unsupported versions".to_owned(),
         Error::InvalidCertificate(CertificateError::Other(ours)) => ours.to_string(),
         Error::InvalidCertificate(reason) => {
             let reason = certificate_words(reason);
-            if serves { format!("tls: failed to verify client's certificate: {reason}") } else { reason }
+            if serves { format!("tls: failed to verify client certificate: {reason}") } else { reason }
         }
         other => format!("tls: {other}"),
     }
 }
 
 fn certificate_words(reason: &CertificateError) -> String {
+    const OUT_OF_DATE: &str = "x509: certificate has expired or is not yet valid";
     match reason {
         CertificateError::UnknownIssuer => "x509: certificate signed by unknown authority".to_owned(),
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => {
-            format!("x509: certificate has expired or is not yet valid: {reason}")
+        CertificateError::Expired | CertificateError::NotValidYet => OUT_OF_DATE.to_owned(),
+        CertificateError::ExpiredContext { time, not_after } => {
+            let (now, end) = (rfc3339(time.as_secs()), rfc3339(not_after.as_secs()));
+            format!("{OUT_OF_DATE}: current time {now} is after {end}")
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            let (now, begin) = (rfc3339(time.as_secs()), rfc3339(not_before.as_secs()));
+            format!("{OUT_OF_DATE}: current time {now} is before {begin}")
         }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "x509: certificate specifies an incompatible key usage".to_owned()
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("x509: {reason}")
         }
         other => format!("x509: {other}"),
     }
 }
 
-/// Go's words for an alert. Where rustls says more precisely what is wrong with a certificate than Go's
-/// `bad certificate`, that comes behind it, so that whoever searches the log for Go's words finds it.
+/// Go's words for an alert. rustls and OpenSSL say more precisely what is wrong with a certificate than Go's own server
+/// and client do: all of it is `bad certificate` here, which is what is searched for in logs.
 fn alert_words(alert: AlertDescription) -> String {
-    let precisely = match alert {
-        AlertDescription::BadCertificate => "",
-        AlertDescription::UnsupportedCertificate => " (unsupported certificate)",
-        AlertDescription::CertificateRevoked => " (revoked certificate)",
-        AlertDescription::CertificateExpired => " (expired certificate)",
-        AlertDescription::CertificateUnknown => " (unknown certificate)",
-        AlertDescription::UnknownCA => " (unknown certificate authority)",
-        AlertDescription::HandshakeFailure => return "remote error: tls: handshake failure".to_owned(),
-        AlertDescription::ProtocolVersion => return "remote error: tls: protocol version not supported".to_owned(),
-        AlertDescription::CertificateRequired => return "remote error: tls: certificate required".to_owned(),
-        AlertDescription::AccessDenied => return "remote error: tls: access denied".to_owned(),
+    let what = match alert {
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateRequired
+        | AlertDescription::UnknownCA => "bad certificate",
+        AlertDescription::HandshakeFailure => "handshake failure",
+        AlertDescription::ProtocolVersion => "protocol version not supported",
+        AlertDescription::AccessDenied => "access denied",
         other => return format!("remote error: tls: {other:?}"),
     };
-    format!("remote error: tls: bad certificate{precisely}")
+    format!("remote error: tls: {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+
+    #[test]
+    fn errors_are_told_in_gos_words() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expired = CertificateError::ExpiredContext { time: at(1_000_000_000), not_after: at(951_827_696) };
+        let early = CertificateError::NotValidYetContext { time: at(951_827_696), not_before: at(1_000_000_000) };
+        for (error, server, client) in [
+            (
+                Error::InvalidCertificate(expired),
+                "tls: failed to verify client certificate: x509: certificate has expired or is not yet valid: current \
+                 time 2001-09-09T01:46:40Z is after 2000-02-29T12:34:56Z",
+                "x509: certificate has expired or is not yet valid: current time 2001-09-09T01:46:40Z is after \
+                 2000-02-29T12:34:56Z",
+            ),
+            (
+                Error::InvalidCertificate(early),
+                "tls: failed to verify client certificate: x509: certificate has expired or is not yet valid: current \
+                 time 2000-02-29T12:34:56Z is before 2001-09-09T01:46:40Z",
+                "x509: certificate has expired or is not yet valid: current time 2000-02-29T12:34:56Z is before \
+                 2001-09-09T01:46:40Z",
+            ),
+            (
+                PeerIncompatible::NoCipherSuitesInCommon.into(),
+                "tls: no cipher suite supported by both client and server",
+                "tls: no cipher suite supported by both client and server",
+            ),
+            (
+                Error::AlertReceived(AlertDescription::UnknownCA),
+                "remote error: tls: bad certificate",
+                "remote error: tls: bad certificate",
+            ),
+        ] {
+            assert_eq!((words(&error, true).as_str(), words(&error, false).as_str()), (server, client));
+        }
+    }
 }

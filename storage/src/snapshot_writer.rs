@@ -102,10 +102,23 @@ impl SnapshotWriter {
     /// # Panics
     /// As [`SnapshotWriter::into_publish`].
     pub fn publish<M: Medium>(self, medium: M, pace: &mut dyn FnMut()) -> Result<(String, u64), SnapshotError> {
+        self.publish_observed(medium, pace, &mut |_| {})
+    }
+
+    /// [`Self::publish`]; `after` is told of every step when it is done.
+    ///
+    /// # Errors
+    /// As for `publish`.
+    pub fn publish_observed<M: Medium>(
+        self,
+        medium: M,
+        pace: &mut dyn FnMut(),
+        after: &mut dyn FnMut(PublishStep),
+    ) -> Result<(String, u64), SnapshotError> {
         let mut publish = self.into_publish(medium);
         loop {
             match publish.step(pace) {
-                Ok(Some(_)) => {}
+                Ok(Some(step)) => after(step),
                 Ok(None) => return Ok((publish.name, publish.bytes)),
                 Err(error) => {
                     publish.abandon();

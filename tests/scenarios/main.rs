@@ -1,4 +1,4 @@
-//! The recipes in this folder, `ringctl backup` and `import`, and what a terminal shows, with real processes.
+//! The recipes in this folder, `ringctl backup`, `import` and `top`, and what a terminal shows, with real processes.
 //!
 //! Owns: servers on loopback, the scripts' processes. Touches: temporary directories. Always: each script runs in a
 //! process group of its own, which is killed as a whole when the test lets it go; every wait has an end, and nothing
@@ -6,12 +6,19 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
 
+#[path = "../cluster/cluster.rs"]
+#[allow(dead_code, reason = "the cluster's own tests use all of it")]
+mod cluster;
+#[path = "../cluster/net.rs"]
+#[allow(dead_code, reason = "nobody is cut off here")]
+mod net;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod backup;
 mod recipes;
 mod terminal;
+mod top;
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -116,7 +116,11 @@ impl Site {
 
     /// Starts a server and waits until it answers.
     pub fn start(&self) -> Server {
-        let mut server = self.spawn();
+        self.started(self.spawn())
+    }
+
+    /// Waits until a server on this site's ports answers.
+    pub fn started(&self, mut server: Server) -> Server {
         let begun = Instant::now();
         loop {
             if let Ok(mut client) = Client::open(self.client_port)

@@ -18,11 +18,13 @@ pub struct Wanted<'a> {
     pub hosts: &'a [&'a str],
     pub serial: u64,
     pub expired: bool,
+    /// Servers only, says the certificate.
+    pub server_only: bool,
 }
 
 impl Default for Wanted<'_> {
     fn default() -> Self {
-        Self { cn: "ringd", hosts: &["127.0.0.1"], serial: 1, expired: false }
+        Self { cn: "ringd", hosts: &["127.0.0.1"], serial: 1, expired: false, server_only: false }
     }
 }
 
@@ -47,7 +49,10 @@ impl Authority {
         let mut params = CertificateParams::new(hosts).expect("host names");
         params.distinguished_name.push(DnType::CommonName, wanted.cn);
         params.serial_number = Some(SerialNumber::from(wanted.serial));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        if !wanted.server_only {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        }
         if wanted.expired {
             params.not_after = date_time_ymd(2001, 1, 1);
         }
@@ -101,6 +106,8 @@ impl Files {
         files.ours.issue(&files.path("other-name"), &Wanted { cn: "other", serial: 4, ..Wanted::default() });
         files.ours.issue(&files.path("elsewhere"), &Wanted { hosts: &["10.9.9.9"], serial: 5, ..Wanted::default() });
         other.issue(&files.path("foreign"), &Wanted { serial: 6, ..Wanted::default() });
+        files.ours.issue(&files.path("named"), &Wanted { hosts: &["node.example"], serial: 7, ..Wanted::default() });
+        files.ours.issue(&files.path("server-only"), &Wanted { server_only: true, serial: 8, ..Wanted::default() });
         files.ours.revoke(&files.path("crl.pem"), &[3]);
         files
     }

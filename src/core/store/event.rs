@@ -142,7 +142,8 @@ impl Event {
     }
 
     /// Bytes the event keeps alive in a history, at most: the tree may hold the same images.
-    pub(super) fn weight(&self) -> usize {
+    #[must_use]
+    pub fn weight(&self) -> usize {
         let prev = self.prev.as_ref().filter(|prev| !prev.same(&self.node)).map_or(0, Image::len);
         size_of::<Self>() + self.node.len() + prev
     }

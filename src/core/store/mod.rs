@@ -139,6 +139,22 @@ impl Store {
         self.tree.len()
     }
 
+    /// Bytes of all nodes: paths, values, indexes and deadlines, and what a node costs beside them. The history is not in
+    /// it, which has a limit of its own. Equal on members that applied the same entries.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.tree.bytes()
+    }
+
+    /// Whether a write of a value of so many bytes leaves the node at `path` no larger than it is: it replaces a file's
+    /// value by one that is no longer, or touches a directory that is there.
+    #[must_use]
+    pub fn holds_room_for(&self, path: &[u8], value_bytes: usize) -> bool {
+        self.tree
+            .find(path)
+            .is_some_and(|id| self.tree.image(id).value().map_or(value_bytes == 0, |value| value_bytes <= value.len()))
+    }
+
     /// The agreed cluster version, empty before there is one. The store only keeps it for snapshots.
     #[must_use]
     pub fn cluster_version(&self) -> &str {

@@ -36,6 +36,10 @@ struct Node {
 
 const _: () = assert!(size_of::<Node>() == 32);
 
+/// What a node costs beside its image: its slot, the two counters of the shared image, and its place in the path index
+/// at the usual fill.
+pub(super) const NODE_OVERHEAD_BYTES: u64 = 32 + 16 + 12;
+
 /// Why a path has no node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Miss {
@@ -62,13 +66,20 @@ pub(super) struct Tree {
     nodes: Slab<Node>,
     index: PathIndex,
     vacant: Image,
+    /// Images and overhead of all nodes but the root.
+    bytes: u64,
     pub(super) preimages: Option<Preimages>,
 }
 
 impl Tree {
     pub(super) fn new(seed: u64) -> Self {
-        let mut tree =
-            Self { nodes: Slab::new(), index: PathIndex::new(seed), vacant: Image::vacant(), preimages: None };
+        let mut tree = Self {
+            nodes: Slab::new(),
+            index: PathIndex::new(seed),
+            vacant: Image::vacant(),
+            bytes: 0,
+            preimages: None,
+        };
         let root =
             ImageParts { path: b"/", value: None, created: EtcdIndex::ZERO, modified: EtcdIndex::ZERO, deadline: None };
         let image = root.build(&mut Vec::new());
@@ -82,6 +93,11 @@ impl Tree {
     /// Nodes that exist, without the root.
     pub(super) fn len(&self) -> usize {
         self.nodes.live() - 1
+    }
+
+    /// What they cost in memory: images and [`NODE_OVERHEAD_BYTES`] each.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The node at `path`.
@@ -145,6 +161,7 @@ impl Tree {
         let hash = self.index.hash(image.path());
         let first_child = if image.is_dir() { NONE } else { FILE };
         self.preserve(self.nodes.next_id(), true);
+        self.bytes += cost(&image);
         let next = self.nodes[parent].first_child;
         let id = self.nodes.insert(Node { image, parent, first_child, next, prev: NONE });
         if next != NONE {
@@ -164,6 +181,7 @@ impl Tree {
             assert!(node.first_child >= ID_LIMIT, "tree: a directory with children stays one");
             node.first_child = if image.is_dir() { NONE } else { FILE };
         }
+        self.bytes = self.bytes + cost(&image) - cost(&node.image);
         std::mem::replace(&mut node.image, image)
     }
 
@@ -223,6 +241,7 @@ impl Tree {
         let hash = self.index.hash(self.nodes[id].image.path());
         self.index.remove(hash, id);
         let node = self.nodes.remove(id, vacant);
+        self.bytes -= cost(&node.image);
         removed(&node.image);
     }
 
@@ -236,6 +255,10 @@ impl Tree {
             pre.saved.entry(id).or_insert_with(|| (!is_vacant).then(|| nodes[id].image.clone()));
         }
     }
+}
+
+fn cost(image: &Image) -> u64 {
+    image.len() as u64 + NODE_OVERHEAD_BYTES
 }
 
 #[cfg(test)]
@@ -266,6 +289,7 @@ impl Tree {
         }
         assert_eq!(seen.len(), self.nodes.live());
         assert_eq!(seen.len(), self.index.len());
+        assert_eq!(self.bytes, seen[1..].iter().map(|&id| cost(self.image(id))).sum::<u64>());
         seen
     }
 }

@@ -20,12 +20,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt as _;
-use glommio::net::TcpListener;
+use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
 use super::clock::{self, DateHeader};
 use super::cors::CorsLayer;
-use super::start::{StartError, open_all, random_u64};
+use super::listener::Spoken;
+use super::start::{StartError, open_all, random_u64, spoken_at};
+use super::tls::Stream;
+use super::tls_files::{self, Side};
+use super::tls_handshake::{self, Worker};
 use super::{dial, http_client, joining};
 use crate::api::peer_members;
 use crate::api::proxy::{self, CLUSTER_FILE_BYTES_MAX, Director};
@@ -60,6 +64,9 @@ struct Proxy {
     date: DateHeader,
     director: RefCell<Director>,
     pool: upstream::Pool,
+    /// How members' client URLs are spoken to, where they want TLS, and how their peer URLs are.
+    client_tls: Rc<Side>,
+    peer_tls: Rc<Side>,
     metrics: ProxyMetrics,
     peer_urls: RefCell<Vec<String>>,
     file: PathBuf,
@@ -136,9 +143,7 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
             urls
         }
     };
-    if let Some(url) = config.listen_client_urls.iter().find(|url| url.is_secure()) {
-        return Err(StartError::Config(format!("--listen-client-urls has {url}, and a proxy does not speak TLS")));
-    }
+    let [listening_tls, client_tls, peer_tls] = open_sides(config)?;
     let listeners = open_all(&config.listen_client_addresses).await?;
     let proxy = Rc::new(Proxy {
         settings: config.proxy,
@@ -149,6 +154,8 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
         date: DateHeader::default(),
         director: RefCell::new(Director::new(config.proxy.failure_wait)),
         pool: upstream::Pool::default(),
+        client_tls,
+        peer_tls,
         metrics: ProxyMetrics::default(),
         peer_urls: RefCell::new(peer_urls),
         file,
@@ -159,8 +166,12 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
     });
     refresh(&proxy).await?;
     glommio::spawn_local(keep_fresh(Rc::clone(&proxy))).detach();
-    for listener in listeners {
-        glommio::spawn_local(accept(Rc::clone(&proxy), listener)).detach();
+    for side in [&listening_tls, &proxy.client_tls, &proxy.peer_tls] {
+        glommio::spawn_local(tls_files::watch(Rc::clone(side))).detach();
+    }
+    for (listener, place) in listeners.into_iter().zip(&config.listen_client_addresses) {
+        let spoken = spoken_at(place, &config.listen_client_urls, &listening_tls);
+        glommio::spawn_local(accept(Rc::clone(&proxy), listener, spoken)).detach();
     }
     for url in &config.listen_client_urls {
         tracing::info!("v2 proxy started listening on client requests on \"{url}\"");
@@ -169,6 +180,19 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
         tracing::info!("proxy: only reads are let through");
     }
     Ok(())
+}
+
+/// TLS for those who connect, for members' client URLs, and for their peer URLs. As in etcd, members' client URLs see
+/// the certificate of `--cert-file`, or that of `--peer-cert-file` when no flag of the clients' side is given.
+fn open_sides(config: &Config) -> Result<[Rc<Side>; 3], StartError> {
+    let worker = Rc::new(Worker::default());
+    let hosts = || config.listen_client_urls.iter().map(|url| url.host().to_owned()).collect();
+    let open =
+        |settings| Side::open(settings, hosts(), false, Rc::clone(&worker)).map(Rc::new).map_err(StartError::Config);
+    let (listening, peers) = (open(&config.client_tls)?, open(&config.peer_tls)?);
+    let asks_as_client = config.client_tls.has_certificate() || config.client_tls.trusted_ca.is_some();
+    let members = Rc::clone(if asks_as_client { &listening } else { &peers });
+    Ok([listening, members, peers])
 }
 
 fn make_directory(dir: &Path) -> io::Result<()> {
@@ -220,7 +244,7 @@ async fn keep_fresh(proxy: Rc<Proxy>) {
 /// Asks the members who they are, and keeps what they say.
 async fn refresh(proxy: &Proxy) -> io::Result<()> {
     let known = proxy.peer_urls.borrow().clone();
-    let Some(members) = ask_members(&known).await else {
+    let Some(members) = ask_members(&proxy.peer_tls, &known).await else {
         tracing::warn!("proxy: could not retrieve cluster information from the given URLs");
         // As in etcd: a cluster of which nobody answers has no endpoints.
         proxy.director.borrow_mut().replace(&[], 0);
@@ -243,11 +267,11 @@ async fn refresh(proxy: &Proxy) -> io::Result<()> {
     Ok(())
 }
 
-async fn ask_members(peer_urls: &[String]) -> Option<Vec<Member>> {
+async fn ask_members(tls: &Side, peer_urls: &[String]) -> Option<Vec<Member>> {
     for text in peer_urls {
         let asked = async {
             let url = Url::parse(text)?;
-            let asked = dial::limited(MEMBERS_LIMIT, http_client::get(&url, "/members")).await;
+            let asked = dial::limited(MEMBERS_LIMIT, http_client::get(tls, &url, "/members")).await;
             let (head, body) = asked.map_err(|error| error.to_string())?;
             if head.status != 200 {
                 return Err(format!("it answered with status {}", head.status));
@@ -264,7 +288,7 @@ async fn ask_members(peer_urls: &[String]) -> Option<Vec<Member>> {
 }
 
 /// Accepts until the process ends.
-async fn accept(proxy: Rc<Proxy>, listener: TcpListener) {
+async fn accept(proxy: Rc<Proxy>, listener: TcpListener, spoken: Spoken) {
     loop {
         match listener.accept().await {
             Ok(stream) => {
@@ -273,10 +297,17 @@ async fn accept(proxy: Rc<Proxy>, listener: TcpListener) {
                     continue;
                 }
                 let refuse = open >= proxy.connections_max;
-                let proxy = Rc::clone(&proxy);
+                let (proxy, spoken) = (Rc::clone(&proxy), spoken.clone());
                 proxy.connections.set(open + 1);
                 glommio::spawn_local(async move {
-                    let served = AssertUnwindSafe(serve::serve(&proxy, stream, refuse)).catch_unwind().await;
+                    let serving = async {
+                        // Those who are refused are told in plain words; their handshakes would cost as much as service.
+                        let secured = if refuse { Some(Stream::Plain(stream)) } else { secure(&spoken, stream).await };
+                        if let Some(stream) = secured {
+                            serve::serve(&proxy, stream, refuse).await;
+                        }
+                    };
+                    let served = AssertUnwindSafe(serving).catch_unwind().await;
                     if served.is_err() {
                         tracing::error!("a connection's task panicked; the connection was dropped");
                     }
@@ -289,6 +320,15 @@ async fn accept(proxy: Rc<Proxy>, listener: TcpListener) {
                 Timer::new(ACCEPT_ERROR_PAUSE).await;
             }
         }
+    }
+}
+
+/// `None` for who was refused.
+async fn secure(spoken: &Spoken, socket: TcpStream) -> Option<Stream> {
+    match spoken {
+        Spoken::Plain => Some(Stream::Plain(socket)),
+        Spoken::Tls(side) => tls_handshake::accept(side, socket, false).await,
+        Spoken::Either(side) => tls_handshake::accept(side, socket, true).await,
     }
 }
 

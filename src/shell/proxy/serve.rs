@@ -15,13 +15,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_lite::AsyncWrite as _;
-use glommio::net::TcpStream;
 
 use super::upstream::{self, Arrived, Upstream, poll_receive, within};
 use super::{Proxy, clock};
 use crate::config::joining::ProxyMode;
 use crate::metrics::{self, Dropped};
 use crate::shell::raw;
+use crate::shell::tls::Stream;
 use crate::wire::forward::{self, Client, Passage};
 use crate::wire::http_answer::{AnswerBody, AnswerHead, parse_head};
 use crate::wire::http_body::{BodyError, Next, Request, RequestReader};
@@ -39,7 +39,7 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// A client's connection.
 struct Link {
-    stream: TcpStream,
+    stream: Stream,
     /// What it sent and was not served yet.
     input: Vec<u8>,
     /// What it gets next.
@@ -78,9 +78,9 @@ enum Sent {
 }
 
 /// Serves a client until either side ends it, or tells it that there are too many.
-pub async fn serve(proxy: &Rc<Proxy>, stream: TcpStream, refuse: bool) {
-    let _ = stream.set_nodelay(true);
-    let address = raw::peer_ip(&stream).map(|ip| ip.to_string());
+pub async fn serve(proxy: &Rc<Proxy>, stream: Stream, refuse: bool) {
+    let _ = stream.socket().set_nodelay(true);
+    let address = raw::peer_ip(stream.socket()).map(|ip| ip.to_string());
     let mut link = Link { stream, input: Vec::new(), out: Vec::new(), address };
     let ended = if refuse {
         link.out.extend_from_slice(TOO_MANY_CONNECTIONS);
@@ -91,7 +91,7 @@ pub async fn serve(proxy: &Rc<Proxy>, stream: TcpStream, refuse: bool) {
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
         // What it does not read would stay in the kernel for minutes, and what is not whole must not look whole.
-        raw::reset_on_close(&link.stream);
+        raw::reset_on_close(link.stream.socket());
     }
 }
 
@@ -335,7 +335,7 @@ async fn exchange_head(
     proxy: &Rc<Proxy>,
     link: &mut Link,
     errand: &Errand,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
 ) -> io::Result<Option<(AnswerHead, Vec<u8>)>> {
     upstream::send(stream, &errand.bytes, proxy.settings.write_timeout).await?;
     let to_head = errand.method == b"HEAD";

@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 use futures_lite::{AsyncRead as _, AsyncWrite as _};
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
 use super::super::dial;
+use super::super::tls::Stream;
 use super::Proxy;
 use crate::config::url::Url;
 
@@ -32,13 +32,13 @@ const INPUT_MAX: usize = 64 << 10;
 
 /// An open connection to a member.
 pub struct Upstream {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// It has served a request before.
     pub is_used: bool,
 }
 
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     since: Duration,
 }
 
@@ -50,7 +50,7 @@ pub struct Pool {
 
 impl Pool {
     /// The youngest idle connection that is still open.
-    async fn take(&self, url: &str) -> Option<TcpStream> {
+    async fn take(&self, url: &str) -> Option<Stream> {
         loop {
             let mut idle = self.idle.borrow_mut().get_mut(url)?.pop()?;
             // A member says nothing unasked: whatever is there to read is the end.
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     /// Keeps a connection on which everything was answered.
-    pub fn put(&self, url: &Rc<str>, stream: TcpStream, now: Duration) {
+    pub fn put(&self, url: &Rc<str>, stream: Stream, now: Duration) {
         let mut pool = self.idle.borrow_mut();
         let idle = pool.entry(Rc::clone(url)).or_default();
         if idle.len() < IDLE_MAX {
@@ -91,14 +91,14 @@ impl Pool {
 /// A connection to a member: an idle one, or a new one.
 ///
 /// # Errors
-/// What the resolver or the kernel said, or `TimedOut`.
+/// What the resolver, the kernel or TLS said, or `TimedOut`.
 pub async fn open(proxy: &Proxy, url: &Rc<str>, may_reuse: bool) -> io::Result<Upstream> {
     if may_reuse && let Some(stream) = proxy.pool.take(url).await {
         return Ok(Upstream { stream, is_used: true });
     }
     let place = Url::parse(url).map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
     let limit = proxy.settings.dial_timeout.unwrap_or(DIAL_LIMIT_MAX);
-    let stream = dial::limited(limit, dial::connect_within(&place, limit)).await?;
+    let stream = dial::limited(limit, dial::reach_within(&proxy.client_tls, &place, limit)).await?;
     Ok(Upstream { stream, is_used: false })
 }
 
@@ -106,7 +106,7 @@ pub async fn open(proxy: &Proxy, url: &Rc<str>, may_reuse: bool) -> io::Result<U
 ///
 /// # Errors
 /// The kernel's, or `TimedOut`.
-pub async fn send(stream: &mut TcpStream, bytes: &[u8], limit: Option<Duration>) -> io::Result<()> {
+pub async fn send(stream: &mut Stream, bytes: &[u8], limit: Option<Duration>) -> io::Result<()> {
     let mut sent = 0;
     while sent < bytes.len() {
         let write = poll_fn(|context| Pin::new(&mut *stream).poll_write(context, &bytes[sent..]));
@@ -141,7 +141,7 @@ pub async fn within<T>(limit: Option<Duration>, work: impl Future<Output = io::R
 /// Reads into `into` through the proxy's one large buffer; 0 at the end of the stream.
 pub fn poll_receive(
     proxy: &Proxy,
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     into: &mut Vec<u8>,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
@@ -165,9 +165,9 @@ pub enum Arrived {
 /// The member's, or `TimedOut`.
 pub async fn receive(
     proxy: &Proxy,
-    upstream: &mut TcpStream,
+    upstream: &mut Stream,
     into: &mut Vec<u8>,
-    client: &mut TcpStream,
+    client: &mut Stream,
     input: &mut Vec<u8>,
 ) -> io::Result<Arrived> {
     let arrival = poll_fn(|context| {

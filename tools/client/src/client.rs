@@ -259,6 +259,14 @@ impl Client {
         }
     }
 
+    /// One GET of `path` at `endpoint` and nowhere else, without credentials: status and body.
+    ///
+    /// # Errors
+    /// What went wrong with that endpoint.
+    pub fn fetch(&mut self, endpoint: &Endpoint, path: &str) -> Result<(u16, Vec<u8>), Failure> {
+        self.ask_one(endpoint, path).map(|answer| (answer.status, answer.body))
+    }
+
     /// One exchange with one endpoint, on the kept-alive connection if there is one.
     fn attempt(&mut self, endpoint: &Endpoint, call: &Call<'_>, limits: Limits) -> Result<Answer, Trouble> {
         let request = self.request(endpoint, call);

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// A connection whose handshake may be under way.
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -67,9 +67,17 @@ impl Tls {
         Ok(Tls(Arc::new(Material { identity, roots, config: OnceLock::new() })))
     }
 
+    /// The settings for rustls, for programs that move the bytes themselves.
+    ///
+    /// # Errors
+    /// What is wrong with the authorities, or with the certificate and its key.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        self.0.config.get_or_init(|| self.0.configure()).clone()
+    }
+
     /// A connection to `host` over `socket`, before its handshake.
     pub(crate) fn begin(&self, host: &str, socket: TcpStream) -> Result<TlsStream, String> {
-        let config = self.0.config.get_or_init(|| self.0.configure()).clone()?;
+        let config = self.config()?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no host name"))?;
         let connection = ClientConnection::new(config, name).map_err(|e| e.to_string())?;
         Ok(StreamOwned::new(connection, socket))
@@ -155,11 +163,44 @@ pub fn words(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => {
             "x509: certificate has expired or is not yet valid".into()
         }
-        Some(Error::AlertReceived(alert)) => format!("remote error: tls: {}", spaced(&format!("{alert:?}"))),
+        Some(Error::InvalidCertificate(CertificateError::NotValidForNameContext { expected, presented })) => {
+            not_for(&expected.to_str(), presented)
+        }
+        Some(Error::AlertReceived(alert)) => format!("remote error: tls: {}", alert_words(*alert)),
         Some(other) => other.to_string(),
         None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".into(),
         None => error.to_string(),
     }
+}
+
+/// Go's words for a certificate of other hosts; `presented` are its names as rustls prints them: `DnsName("a")`,
+/// `IpAddress(10.0.0.1)`.
+fn not_for(host: &str, presented: &[String]) -> String {
+    let wanted = if host.parse::<std::net::IpAddr>().is_ok() { "IpAddress(" } else { "DnsName(" };
+    let of_kind = presented.iter().filter_map(|name| name.strip_prefix(wanted));
+    let valid: Vec<&str> = of_kind.map(|name| name.trim_matches(['"', '(', ')'])).collect();
+    match (valid.is_empty(), wanted) {
+        (true, "IpAddress(") => {
+            format!("x509: cannot validate certificate for {host} because it doesn't contain any IP SANs")
+        }
+        (true, _) => format!("x509: certificate is not valid for any names, but wanted to match {host}"),
+        (false, _) => format!("x509: certificate is valid for {}, not {host}", valid.join(", ")),
+    }
+}
+
+/// Go's words for an alert.
+fn alert_words(alert: AlertDescription) -> String {
+    let words = match alert {
+        AlertDescription::UnsupportedCertificate => "unsupported certificate",
+        AlertDescription::CertificateRevoked => "revoked certificate",
+        AlertDescription::CertificateExpired => "expired certificate",
+        AlertDescription::CertificateUnknown => "unknown certificate",
+        AlertDescription::UnknownCA => "unknown certificate authority",
+        AlertDescription::ProtocolVersion => "protocol version not supported",
+        AlertDescription::InsufficientSecurity => "insufficient security level",
+        other => return spaced(&format!("{other:?}")),
+    };
+    words.to_owned()
 }
 
 /// `BadCertificate` as `bad certificate`.

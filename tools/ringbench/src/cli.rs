@@ -62,7 +62,7 @@ pub struct WalOptions {
 
 #[derive(Clone, Debug, Args)]
 pub struct LoadOptions {
-    /// The server, as http://HOST:PORT
+    /// The server, as http://HOST:PORT or https://HOST:PORT
     #[arg(long, default_value = "http://127.0.0.1:2379")]
     pub target: Target,
     /// Connections; each has one request under way at any time
@@ -89,6 +89,21 @@ pub struct LoadOptions {
     /// Send this user's name and password with every request
     #[arg(long, value_name = "NAME:PASSWORD", value_parser = user)]
     pub user: Option<String>,
+    /// The authorities whose certificates are believed (PEM); the system's without
+    #[arg(long, value_name = "FILE")]
+    pub cacert: Option<PathBuf>,
+    /// The certificate to show (PEM)
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Make a connection, with a full handshake under https, for every request
+    #[arg(long)]
+    pub new_connections: bool,
+    /// Requests per second in all, as far as connections are free, instead of as many as are answered
+    #[arg(long, value_name = "N", value_parser = rate)]
+    pub rate: Option<f64>,
     /// Do not write the key space before reading from it
     #[arg(long)]
     pub no_fill: bool,
@@ -106,6 +121,7 @@ pub struct LoadOptions {
 /// Where the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    is_secure: bool,
     host: String,
     port: u16,
 }
@@ -115,18 +131,27 @@ impl Target {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// Whether TLS is spoken there.
+    pub fn is_secure(&self) -> bool {
+        self.is_secure
+    }
+
+    /// Without brackets.
+    pub fn host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The first address the host name stands for.
     pub fn address(&self) -> Result<SocketAddr, BenchError> {
         let unknown = |why: String| BenchError::UnknownHost { host: self.host_port(), why };
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let mut all = (host, self.port).to_socket_addrs().map_err(|e| unknown(e.to_string()))?;
+        let mut all = (self.host(), self.port).to_socket_addrs().map_err(|e| unknown(e.to_string()))?;
         all.next().ok_or_else(|| unknown("the name has no address".into()))
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        write!(f, "{}://{}:{}", if self.is_secure { "https" } else { "http" }, self.host, self.port)
     }
 }
 
@@ -134,16 +159,18 @@ impl FromStr for Target {
     type Err = String;
 
     fn from_str(url: &str) -> Result<Target, String> {
-        if url.starts_with("https://") {
-            return Err("https is not supported: measure the plain listener".into());
-        }
-        let rest = url.strip_prefix("http://").ok_or("must start with http://")?.trim_end_matches('/');
+        let (is_secure, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err("must start with http:// or https://".into()),
+        };
+        let rest = rest.trim_end_matches('/');
         let (host, port) = rest.rsplit_once(':').ok_or("must name a port: http://HOST:PORT")?;
         let port = port.parse().map_err(|_| format!("{port:?} is not a port"))?;
         if host.is_empty() || host.contains(['/', '@', ' ']) {
             return Err(format!("{host:?} is not a host"));
         }
-        Ok(Target { host: host.to_owned(), port })
+        Ok(Target { is_secure, host: host.to_owned(), port })
     }
 }
 
@@ -151,6 +178,14 @@ fn count(max: u64) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sy
     move |text| match text.parse::<u64>() {
         Ok(n) if (1..=max).contains(&n) => Ok(n as usize),
         _ => Err(format!("must be a number from 1 to {max}")),
+    }
+}
+
+/// More than a thread can send would only measure the thread.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.1..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("must be a number from 0.1 to 1000000".into()),
     }
 }
 
@@ -196,7 +231,8 @@ mod tests {
     fn targets() {
         assert_eq!("http://h:80/".parse::<Target>().map(|t| t.to_string()), Ok("http://h:80".into()));
         assert_eq!("http://[::1]:80".parse::<Target>().map(|t| t.host_port()), Ok("[::1]:80".into()));
-        for bad in ["h:80", "https://h:80", "http://h", "http://:80", "http://h:x", "http://a/b:80"] {
+        assert_eq!("https://h:80".parse::<Target>().map(|t| t.to_string()), Ok("https://h:80".into()));
+        for bad in ["h:80", "ftp://h:80", "http://h", "http://:80", "http://h:x", "http://a/b:80"] {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
         }
     }

@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Token};
 
 use crate::process;
 use crate::progress::Progress;
 use crate::response::{Scan, scan};
 use crate::rng::Rng;
+use crate::stream::{Secure, Stream};
 use crate::template::Template;
 
 /// A request without an answer for this long is an error.
@@ -39,6 +39,8 @@ pub enum BenchError {
     UnknownHost { host: String, why: String },
     #[error("cannot connect to {address}: {source} (is the server running there?)")]
     Connect { address: SocketAddr, source: io::Error },
+    #[error("{0}")]
+    Tls(String),
     #[error("cannot wait for sockets: {0}")]
     Poll(io::Error),
     #[error("the server at {address} keeps closing connections ({errors})")]
@@ -64,6 +66,12 @@ pub enum Stop {
 pub struct Plan {
     pub template: Template,
     pub address: SocketAddr,
+    /// `None` for plain HTTP.
+    pub secure: Option<Secure>,
+    /// Each request on a connection of its own.
+    pub new_connections: bool,
+    /// Requests per second of all connections together; `None` for as many as are answered.
+    pub rate: Option<f64>,
     pub clients: usize,
     pub seed: u64,
     pub stop: Stop,
@@ -111,7 +119,7 @@ pub struct Measured {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     /// The answer as far as it has been read.
     buffer: Vec<u8>,
     filled: usize,
@@ -124,7 +132,10 @@ struct Connection {
 
 enum Next {
     Keep,
+    /// It broke, or the server ended it.
     Replace,
+    /// It has served the one request it was for.
+    Done,
 }
 
 struct Engine<'a> {
@@ -138,6 +149,14 @@ struct Engine<'a> {
     finished: usize,
     /// No request is sent any more.
     closing: bool,
+    pace: Option<Pace>,
+}
+
+/// When requests are due, and which connections have none under way.
+struct Pace {
+    next: Instant,
+    interval: Duration,
+    idle: Vec<usize>,
 }
 
 /// Carries out `plan`.
@@ -154,6 +173,11 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
         handed_out: 0,
         finished: 0,
         closing: false,
+        pace: plan.rate.map(|rate| Pace {
+            next: start,
+            interval: Duration::from_secs_f64(1.0 / rate),
+            idle: Vec::new(),
+        }),
     };
     // The first connection is made the slow way: an unreachable server is reported as such, not as n broken ones.
     drop(connect_once(plan.address)?);
@@ -163,7 +187,7 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
     };
     let mut connections = Vec::with_capacity(clients);
     for i in 0..clients {
-        connections.push(open(poll.registry(), plan.address, i)?);
+        connections.push(open(poll.registry(), plan, i)?);
     }
     let (warmup, duration) = match plan.stop {
         Stop::After { warmup, duration } => (warmup, duration),
@@ -173,8 +197,9 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
     let mut measuring_since: Option<Instant> = None;
     let mut cpu_before = None;
     let mut next_check = start + STALL_CHECK;
-    for connection in &mut connections {
-        engine.send(connection, start);
+    match &mut engine.pace {
+        Some(pace) => pace.idle.extend(0..clients),
+        None => connections.iter_mut().for_each(|connection| engine.send(connection, start)),
     }
     loop {
         let now = Instant::now();
@@ -202,16 +227,23 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
             Stop::EachKeyOnce => engine.finished as f64 / plan.template.keys() as f64,
         };
         progress.at(now, share, || format!("{} requests", engine.measured.completed));
-        match poll.poll(&mut events, Some(if plan.spin { Duration::ZERO } else { SLEEP_MAX })) {
+        let sleep = engine.begin_due(poll.registry(), &mut connections, now)?;
+        match poll.poll(&mut events, Some(if plan.spin { Duration::ZERO } else { sleep })) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(BenchError::Poll(e)),
             _ => {}
         }
         for event in &events {
             let index = event.token().0;
             let connection = &mut connections[index];
-            if let Next::Replace = engine.serve(connection, event.is_writable(), event.is_readable()) {
-                engine.replace(poll.registry(), connection, index)?;
+            let was_busy = connection.busy;
+            match engine.serve(connection, event.is_writable(), event.is_readable()) {
+                Next::Replace => engine.replace(poll.registry(), connection, index)?,
+                Next::Done if plan.rate.is_none() => {
+                    engine.renew(poll.registry(), connection, index, Instant::now())?
+                }
+                Next::Keep | Next::Done => {}
             }
+            engine.rest(connection, was_busy, index);
         }
         if now >= next_check {
             next_check = now + STALL_CHECK;
@@ -220,6 +252,7 @@ pub fn run(plan: &Plan) -> Result<Measured, BenchError> {
                     engine.measured.errors.timeout += 1;
                     engine.finished += 1;
                     engine.replace(poll.registry(), connection, index)?;
+                    engine.rest(connection, true, index);
                 }
             }
         }
@@ -236,17 +269,49 @@ fn connect_once(address: SocketAddr) -> Result<std::net::TcpStream, BenchError> 
         .map_err(|source| BenchError::Connect { address, source })
 }
 
-fn open(registry: &Registry, address: SocketAddr, index: usize) -> Result<Connection, BenchError> {
+fn open(registry: &Registry, plan: &Plan, index: usize) -> Result<Connection, BenchError> {
+    let address = plan.address;
     let failed = |source| BenchError::Connect { address, source };
-    let stream = connect_once(address)?;
-    stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).map_err(failed)?;
-    let mut stream = TcpStream::from_std(stream);
-    registry.register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE).map_err(failed)?;
+    let mut stream = Stream::new(connect_once(address)?, plan.secure.as_ref()).map_err(failed)?;
+    registry.register(stream.socket(), Token(index), Interest::READABLE | Interest::WRITABLE).map_err(failed)?;
     let buffer = vec![0; BUFFER];
     Ok(Connection { stream, buffer, filled: 0, unsent: Vec::new(), sent_at: Instant::now(), busy: false })
 }
 
 impl Engine<'_> {
+    /// Sends the requests that are due, as far as connections are free; how long there is nothing to do.
+    fn begin_due(
+        &mut self,
+        registry: &Registry,
+        connections: &mut [Connection],
+        now: Instant,
+    ) -> Result<Duration, BenchError> {
+        loop {
+            let Some(pace) = &mut self.pace else { return Ok(SLEEP_MAX) };
+            if pace.next > now {
+                return Ok(SLEEP_MAX.min(pace.next - now));
+            }
+            let Some(index) = pace.idle.pop() else { return Ok(SLEEP_MAX) };
+            pace.next += pace.interval;
+            let connection = &mut connections[index];
+            if self.plan.new_connections {
+                self.renew(registry, connection, index, now)?;
+            } else {
+                self.send(connection, now);
+            }
+        }
+    }
+
+    /// A connection whose request is over is free for the next one that is due.
+    fn rest(&mut self, connection: &Connection, was_busy: bool, index: usize) {
+        if let Some(pace) = &mut self.pace
+            && was_busy
+            && !connection.busy
+        {
+            pace.idle.push(index);
+        }
+    }
+
     /// Writes the next request, if there is one.
     fn send(&mut self, connection: &mut Connection, now: Instant) {
         let key = match self.plan.stop {
@@ -271,6 +336,9 @@ impl Engine<'_> {
 
     /// Handles one event of a connection.
     fn serve(&mut self, connection: &mut Connection, writable: bool, readable: bool) -> Next {
+        if connection.stream.stir().is_err() {
+            return self.broken(connection);
+        }
         if writable && !connection.unsent.is_empty() {
             match connection.stream.write(&connection.unsent) {
                 Ok(written) => drop(connection.unsent.drain(..written)),
@@ -302,14 +370,19 @@ impl Engine<'_> {
                     self.count(answer.status, now.saturating_duration_since(connection.sent_at));
                     connection.filled = 0;
                     connection.busy = false;
+                    if self.plan.new_connections {
+                        return Next::Done;
+                    }
                     if answer.closes {
                         return Next::Replace;
                     }
-                    self.send(connection, now);
+                    if self.pace.is_none() {
+                        self.send(connection, now);
+                    }
                 }
                 Scan::Complete(_) => return self.broken(connection), // an answer nobody asked for
             }
-            if read < room {
+            if read < room && connection.stream.short_read_empties() {
                 // A short read has emptied the socket, so the next arrival raises a new edge: no second read needed.
                 return Next::Keep;
             }
@@ -341,10 +414,30 @@ impl Engine<'_> {
             let errors = self.measured.errors.summary();
             return Err(BenchError::ServerGone { address: self.plan.address, errors });
         }
+        if self.pace.is_some() {
+            self.reopen(registry, connection, index)
+        } else {
+            self.renew(registry, connection, index, Instant::now())
+        }
+    }
+
+    fn reopen(&mut self, registry: &Registry, connection: &mut Connection, index: usize) -> Result<(), BenchError> {
         // Closing the old socket takes it out of the epoll as well; an error here changes nothing.
-        registry.deregister(&mut connection.stream).ok();
-        *connection = open(registry, self.plan.address, index)?;
-        self.send(connection, Instant::now());
+        registry.deregister(connection.stream.socket()).ok();
+        *connection = open(registry, self.plan, index)?;
+        Ok(())
+    }
+
+    /// Sends the next request on a fresh connection.
+    fn renew(
+        &mut self,
+        registry: &Registry,
+        connection: &mut Connection,
+        index: usize,
+        since: Instant,
+    ) -> Result<(), BenchError> {
+        self.reopen(registry, connection, index)?;
+        self.send(connection, since);
         Ok(())
     }
 }
@@ -391,6 +484,9 @@ mod tests {
         run(&Plan {
             template,
             address,
+            secure: None,
+            new_connections: false,
+            rate: None,
             clients: 3,
             seed: 1,
             stop: Stop::EachKeyOnce,

@@ -10,15 +10,19 @@ mod progress;
 mod report;
 mod response;
 mod rng;
+mod stream;
 mod template;
 mod wal;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use ringd_client::Tls;
 
 use cli::{Cli, Command, LoadOptions};
 use engine::{BenchError, Plan, Stop};
+use stream::Secure;
 use template::{Kind, Shape, Template};
 
 fn main() -> ExitCode {
@@ -38,12 +42,16 @@ fn main() -> ExitCode {
 
 fn run_load(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
     let address = options.target.address()?;
+    let secure = secure(options)?;
     if kind == Kind::Get && !options.no_fill {
-        fill(options, address)?;
+        fill(options, address, secure.clone())?;
     }
     let plan = Plan {
         template: template(kind, options),
         address,
+        secure,
+        new_connections: options.new_connections,
+        rate: options.rate,
         clients: options.clients,
         seed: options.seed,
         stop: Stop::After { warmup: options.warmup, duration: options.duration },
@@ -65,10 +73,13 @@ fn run_load(kind: Kind, options: &LoadOptions) -> Result<(), BenchError> {
 }
 
 /// Writes every key of the key space once, so that reads find them.
-fn fill(options: &LoadOptions, address: std::net::SocketAddr) -> Result<(), BenchError> {
+fn fill(options: &LoadOptions, address: SocketAddr, secure: Option<Secure>) -> Result<(), BenchError> {
     let plan = Plan {
         template: template(Kind::Put, options),
         address,
+        secure,
+        new_connections: false,
+        rate: None,
         clients: options.clients,
         seed: options.seed,
         stop: Stop::EachKeyOnce,
@@ -79,6 +90,16 @@ fn fill(options: &LoadOptions, address: std::net::SocketAddr) -> Result<(), Benc
     let measured = engine::run(&plan)?;
     let total = measured.errors.total();
     if total == 0 { Ok(()) } else { Err(BenchError::FillFailed { errors: measured.errors.summary() }) }
+}
+
+/// How to speak to an https target.
+fn secure(options: &LoadOptions) -> Result<Option<Secure>, BenchError> {
+    if !options.target.is_secure() {
+        return Ok(None);
+    }
+    let files = Tls::load(options.cert.as_deref(), options.key.as_deref(), options.cacert.as_deref());
+    let config = files.map_err(|error| error.to_string()).and_then(|tls| tls.config()).map_err(BenchError::Tls)?;
+    Secure::new(&config, options.target.host()).map(Some).map_err(BenchError::Tls)
 }
 
 fn template(kind: Kind, options: &LoadOptions) -> Template {

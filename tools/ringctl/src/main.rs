@@ -18,6 +18,7 @@ mod member;
 mod output;
 mod table;
 mod terminal;
+mod top;
 
 use std::process::ExitCode;
 

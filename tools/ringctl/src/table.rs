@@ -4,7 +4,7 @@
 //! name is the one the code asks for.
 
 use crate::flags::{Flag, Kind};
-use crate::{Invocation, Outcome, auth, backup, completion, exec_watch, import, keys, member};
+use crate::{Invocation, Outcome, auth, backup, completion, exec_watch, import, keys, member, top};
 
 pub struct Command {
     pub name: &'static str,
@@ -100,6 +100,10 @@ const IMPORT_DESCRIPTION: &str = "The snapshot is one of
 
    Keys that are there already are overwritten. A time to live below 300 seconds is set to 300 seconds.";
 
+const TOP_DESCRIPTION: &str =
+    "Members, leader, indexes, requests per second, entries per batch, time of a sync, watchers and the
+   prefixes that are asked for most. q or Ctrl-C leaves, up and down choose a member.";
+
 const COMPLETION_DESCRIPTION: &str = "bash: source <(ringctl completion bash)
    zsh:  ringctl completion zsh > \"${fpath[1]}/_ringctl\"
    fish: ringctl completion fish > ~/.config/fish/completions/ringctl.fish";
@@ -161,6 +165,12 @@ pub const COMMANDS: &[Command] = &[
         Action::Run(exec_watch::run),
     )
     .with_flags(&[AFTER_INDEX, flag(&["recursive", "r"], Kind::Bool, "watch all values for key and child keys")]),
+    command("top", "show what the members are doing, every second", "", Action::Run(top::run))
+        .with_flags(&[
+            flag(&["once"], Kind::Bool, "print a table of one second and end"),
+            flag(&["json"], Kind::Bool, "with --once: print a JSON object"),
+        ])
+        .with_description(TOP_DESCRIPTION),
     command("member", "member add, remove and list subcommands", "", Action::Group(MEMBER)),
     command("user", "user add, grant and revoke subcommands", "", Action::Group(USER)),
     command("role", "role add, grant and revoke subcommands", "", Action::Group(ROLE)),

@@ -1,0 +1,204 @@
+//! When it is too much: the quota of the key space, the bytes of writes under way, the bytes of bodies being gathered.
+//!
+//! Owns: the verdict whether a client's write may be proposed, and the NOSPACE alarm. Touches: nothing; the store's size
+//! and the bytes under way come in. Awaits nothing and costs a few comparisons per write and per turn.
+//!
+//! Must hold:
+//! 1. Refusing comes before proposing, and looks at this member alone. What is proposed is applied by every member
+//!    whatever its quota, so members with different settings, or at different entries, never differ: the quota decides
+//!    what enters the log, not what an entry does. It may be passed by what was under way when it was reached.
+//! 2. What makes room is never refused for want of room: deletes, refreshes, and writes that leave a node no larger.
+//! 3. The alarm ends by itself, below [`CLEAR_PERCENT`] of the quota; between the two marks it stays as it was.
+//! 4. One write, and one body, is always taken: no setting makes a request impossible that its own limit allows.
+//!
+//! Changes of users, roles and members are never refused here: they are small, one at a time per connection, and an
+//! operator's way out.
+
+use std::cell::Cell;
+
+use ringd_storage::payload::{KeyWrite, WriteMethod};
+
+use crate::config::Ceilings;
+use crate::core::node::Node;
+use crate::core::proposals::PROPOSAL_OVERHEAD_BYTES;
+
+/// The alarm ends below so much of the quota: far enough from it that a client which writes and deletes at the edge does
+/// not switch it with every request.
+const CLEAR_PERCENT: u64 = 95;
+/// Input of this size is every connection's own, and its number is the listeners' business: only what is beyond counts.
+const INPUT_FREE_BYTES: usize = 64 << 10;
+
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Propose it.
+    Admit,
+    /// The key space has no room for it: 500, in etcd's words. Delete something, or raise the quota.
+    OverQuota,
+    /// Too much is under way: 503. Try again in a moment.
+    Overload,
+}
+
+/// How the alarm changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Raised,
+    Cleared,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Pressure {
+    ceilings: Ceilings,
+    over_quota: Cell<bool>,
+    bodies: Cell<u64>,
+}
+
+impl Pressure {
+    /// With these settings, and no alarm.
+    #[must_use]
+    pub const fn new(ceilings: Ceilings) -> Self {
+        Self { ceilings, over_quota: Cell::new(false), bodies: Cell::new(0) }
+    }
+
+    /// Looks at the key space after a turn, and tells the operator when the alarm begins and ends.
+    pub fn look_at(&self, store_bytes: u64) {
+        let quota = self.ceilings.quota;
+        match self.update(store_bytes) {
+            None => {}
+            Some(Change::Raised) => tracing::warn!(
+                store_bytes,
+                quota,
+                "alarm NOSPACE: the key space exceeds --quota-backend-bytes; writes that add are refused until it is \
+                 below {CLEAR_PERCENT} % of it"
+            ),
+            Some(Change::Cleared) => {
+                tracing::info!(store_bytes, quota, "alarm NOSPACE is over; writes are accepted again");
+            }
+        }
+    }
+
+    fn update(&self, store_bytes: u64) -> Option<Change> {
+        let quota = self.ceilings.quota;
+        if self.over_quota.get() {
+            let clear = u64::try_from(u128::from(quota) * u128::from(CLEAR_PERCENT) / 100).unwrap_or(u64::MAX);
+            if store_bytes < clear {
+                self.over_quota.set(false);
+                return Some(Change::Cleared);
+            }
+        } else if store_bytes > quota {
+            self.over_quota.set(true);
+            return Some(Change::Raised);
+        }
+        None
+    }
+
+    /// Whether a client's write may be proposed now.
+    #[inline]
+    #[must_use]
+    pub fn judge(&self, node: &Node, write: &KeyWrite<'_>) -> Verdict {
+        let under_way = node.write_bytes_outstanding();
+        if self.over_quota.get() && !makes_no_larger(node, write) {
+            Verdict::OverQuota
+        } else if under_way > 0 && under_way + cost(write) > self.ceilings.writes_pending {
+            Verdict::Overload
+        } else {
+            Verdict::Admit
+        }
+    }
+
+    /// A connection's input holds, or is about to hold, `now` bytes; `counted` is what this counted of it before. False
+    /// when it must not: nothing changed then.
+    pub fn hold(&self, counted: &Cell<usize>, now: usize) -> bool {
+        let wanted = if now > INPUT_FREE_BYTES { now } else { 0 };
+        let before = counted.get();
+        if wanted == before {
+            return true;
+        }
+        let others = self.bodies.get() - before as u64;
+        if wanted > before && others > 0 && others + wanted as u64 > self.ceilings.bodies {
+            return false;
+        }
+        self.bodies.set(others + wanted as u64);
+        counted.set(wanted);
+        true
+    }
+
+    /// Whether the key space exceeds its quota: the NOSPACE alarm.
+    #[must_use]
+    pub const fn is_over_quota(&self) -> bool {
+        self.over_quota.get()
+    }
+
+    /// Bytes of large bodies that are held.
+    #[must_use]
+    pub const fn bodies_bytes(&self) -> u64 {
+        self.bodies.get()
+    }
+
+    /// The settings.
+    #[must_use]
+    pub const fn ceilings(&self) -> &Ceilings {
+        &self.ceilings
+    }
+}
+
+fn cost(write: &KeyWrite<'_>) -> u64 {
+    let prev = write.prev_value.map_or(0, <[u8]>::len);
+    (write.path.len() + write.value.len() + prev + PROPOSAL_OVERHEAD_BYTES) as u64
+}
+
+/// As far as the applied state tells; a write that is under way may change it.
+fn makes_no_larger(node: &Node, write: &KeyWrite<'_>) -> bool {
+    match write.method {
+        WriteMethod::Delete => true,
+        // The value stays; without a node it is an error anyway.
+        WriteMethod::Put => write.refresh || node.store().holds_room_for(write.path, write.value.len()),
+        WriteMethod::Post => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pressure(quota: u64, bodies: u64) -> Pressure {
+        Pressure::new(Ceilings { quota, writes_pending: 1, bodies })
+    }
+
+    #[test]
+    fn the_alarm_has_two_marks() {
+        let pressure = pressure(1000, 1);
+        assert_eq!(pressure.update(1000), None);
+        assert_eq!(pressure.update(1001), Some(Change::Raised));
+        for between in [2000, 1000, 951, 950] {
+            assert_eq!(pressure.update(between), None, "{between}");
+            assert!(pressure.is_over_quota());
+        }
+        assert_eq!(pressure.update(949), Some(Change::Cleared));
+        assert_eq!(pressure.update(1000), None);
+        assert!(!pressure.is_over_quota());
+    }
+
+    #[test]
+    fn the_largest_quota_does_not_overflow() {
+        let pressure = pressure(u64::MAX, 1);
+        assert_eq!(pressure.update(u64::MAX), None);
+    }
+
+    #[test]
+    fn bodies_share_a_ceiling_small_ones_are_free_and_one_is_always_taken() {
+        let pressure = pressure(1, 1 << 20);
+        let [first, second, third] = [const { Cell::new(0) }; 3];
+        assert!(pressure.hold(&first, 10 << 20), "alone, it may be larger than the ceiling");
+        assert!(!pressure.hold(&second, 100 << 10));
+        assert!(pressure.hold(&third, INPUT_FREE_BYTES));
+        assert_eq!((second.get(), third.get(), pressure.bodies_bytes()), (0, 0, 10 << 20));
+        assert!(pressure.hold(&first, 0));
+        assert!(pressure.hold(&second, 600 << 10) && !pressure.hold(&third, 600 << 10));
+        assert!(pressure.hold(&second, 300 << 10) && pressure.hold(&third, 600 << 10));
+        assert!(!pressure.hold(&third, 800 << 10), "what grows beyond it is refused as well");
+        assert!(pressure.hold(&second, 0) && pressure.hold(&third, 0));
+        assert_eq!(pressure.bodies_bytes(), 0);
+    }
+}
