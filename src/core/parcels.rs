@@ -19,17 +19,18 @@ pub fn pack(messages: &mut Vec<Message>, out: &mut Vec<Message>) {
         if room_for(&message) <= MESSAGE_BYTES_MAX {
             out.push(message);
         } else {
-            cut(message, out);
+            cut(message, MESSAGE_BYTES_MAX, out);
         }
     }
 }
 
-fn cut(mut message: Message, out: &mut Vec<Message>) {
+/// Appends `message` to `out` in parts that carry at most `limit` bytes of a log each, or a single entry.
+pub fn cut(mut message: Message, limit: u64, out: &mut Vec<Message>) {
     let entries = message.take_entries();
     let (mut part, mut bytes) = (Vec::new(), 0);
     for entry in entries {
         let more = room_for_entry(&entry);
-        if !part.is_empty() && bytes + more > MESSAGE_BYTES_MAX {
+        if !part.is_empty() && bytes + more > limit {
             out.push(part_of(&mut message, std::mem::take(&mut part)));
             bytes = 0;
         }

@@ -135,8 +135,8 @@ fn read_snapshot(bytes: Vec<u8>) {
         items += 1;
         Ok::<(), SnapshotError>(())
     });
-    assert_eq!(read.is_ok(), verify(&disk, "x.snap").is_ok());
-    assert!(read.is_err() || items == reader.meta().items);
+    // A reader looks at what the checksums cover, and at the order of keys besides.
+    assert!(read.is_err() || verify(&disk, "x.snap").is_ok() && items == reader.meta().items);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn snapshot_blocks() {
 fn commands() {
     run("command", WORDS, |input, _| {
         // With the version this ringd writes, and with whatever the input begins with.
-        for bytes in [input.to_vec(), [&[PAYLOAD_VERSION], input].concat()] {
+        for bytes in [input.to_vec(), [&[PAYLOAD_VERSION][..], input].concat()] {
             if let Ok(proposal) = Proposal::decode(&bytes) {
                 let mut again = Vec::new();
                 proposal.encode_into(&mut again);

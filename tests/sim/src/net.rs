@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use ringd::core::entries::{is_forwarded_proposal, snapshot_named};
 use ringd::core::event::{Input, Install, Standing};
-use ringd::core::replica::{PeerMessage, room_for, room_for_entry};
+use ringd::core::parcels::cut;
+use ringd::core::replica::{PeerMessage, room_for};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::MemberId;
 
@@ -22,26 +23,6 @@ use crate::world::{HOSTS_MAX, World};
 /// The core sends up to 1 MiB of entries at once, a 64th of a segment; segments here are smaller than that, and a
 /// message that fits into none would never be taken.
 const MESSAGES_PER_SEGMENT: u64 = 16;
-
-/// The messages that a sender with a smaller limit would have sent.
-fn parts(mut message: PeerMessage, limit: u64) -> Vec<PeerMessage> {
-    if is_forwarded_proposal(&message) || room_for(&message) <= limit {
-        return vec![message];
-    }
-    let mut parts = Vec::new();
-    let entries = std::mem::take(&mut message.entries);
-    let (mut index, mut log_term) = (message.index, message.log_term);
-    let mut part = PeerMessage { index, log_term, ..message.clone() };
-    for entry in entries {
-        if !part.entries.is_empty() && room_for(&part) + room_for_entry(&entry) > limit {
-            parts.push(std::mem::replace(&mut part, PeerMessage { index, log_term, ..message.clone() }));
-        }
-        (index, log_term) = (entry.index, entry.term);
-        part.entries.push(entry);
-    }
-    parts.push(part);
-    parts
-}
 
 #[derive(Clone, Copy, Default)]
 struct Link {
@@ -142,7 +123,13 @@ impl World {
             return;
         }
         let limit = self.profile.segment_bytes / MESSAGES_PER_SEGMENT;
-        for part in parts(message, limit) {
+        if room_for(&message) <= limit {
+            self.send_part(from, to, message);
+            return;
+        }
+        let mut parts = Vec::new();
+        cut(message, limit, &mut parts);
+        for part in parts {
             self.send_part(from, to, part);
         }
     }
