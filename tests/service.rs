@@ -96,7 +96,8 @@ fn an_addition_that_would_cost_the_quorum_says_so_in_the_log() {
     };
     assert_eq!(add(1), 201, "a cluster of one grows");
     assert_eq!(add(2), 500, "the second member has not started");
-    let log = server.stderr();
+    // Lines are written by a thread of their own, a moment later; a stop waits for it.
+    let log = stop(server);
     let sentence = "re-configuration failed due to not enough started members";
     assert!(log.lines().any(|line| line.contains("WARN") && line.contains(sentence)), "{log}");
 }
