@@ -17,6 +17,11 @@
 //! them: after a power cut of the whole cluster every member may have cut its tail, and somebody has to begin. (Who
 //! votes is told by the furthest log's applied configuration. If two changes of membership in a row were committed and
 //! not applied there, and the entry is only on a member of the second, it could be missed.)
+//!
+//! The logs of members that nobody knows as voters do not count: a leader sends what it has not synced yet, so a learner
+//! may hold more than any voter after a power cut, and cannot be elected; waiting for its log would last for ever. (What
+//! a learner acknowledged counts for a quorum only after its promotion was committed, and somebody applied it. If that
+//! one has lost what it had synced and nobody else has applied the promotion, an entry could be missed.)
 
 use std::collections::BTreeMap;
 
@@ -73,7 +78,10 @@ impl Gate {
             return Verdict::Open;
         }
         // Whoever has the furthest log knows best who votes: a member that left since will never be heard.
-        let said = self.heard.values().map(|said| ((said.last_term, said.last_index), said.voters.as_slice()));
+        let counts =
+            |member: &MemberId| voters.contains(member) || self.heard.values().any(|said| said.voters.contains(member));
+        let of_voters = self.heard.iter().filter(|(member, _)| counts(member));
+        let said = of_voters.map(|(_, said)| ((said.last_term, said.last_index), said.voters.as_slice()));
         let (furthest, voters) = said.chain([(position, voters)]).max().expect("there is at least the own log");
         let all_heard = voters.iter().all(|voter| *voter == own || self.heard.contains_key(voter));
         if all_heard && !voters.is_empty() {
@@ -139,6 +147,19 @@ mod tests {
         assert_eq!(gate.verdict(OWN, at(3, 60), false, &voters()), Verdict::Closed(VoteFloor::From(at(3, 60))));
         gate.prove();
         assert_eq!(gate.verdict(OWN, at(3, 60), false, &voters()), Verdict::Open);
+    }
+
+    #[test]
+    fn a_learners_log_holds_up_no_election() {
+        let mut gate = Gate::default();
+        gate.hear(MemberId::new(2), Standing { voters: vec![OWN, MemberId::new(2)], ..standing(4, 47) });
+        gate.hear(MemberId::new(64), Standing { voters: vec![OWN, MemberId::new(2)], ..standing(4, 50) });
+        let voters = [OWN, MemberId::new(2)];
+        assert_eq!(gate.verdict(OWN, at(4, 46), false, &voters), Verdict::Closed(VoteFloor::From(at(4, 47))));
+        let promoted = vec![OWN, MemberId::new(2), MemberId::new(64)];
+        gate.hear(MemberId::new(2), Standing { voters: promoted, ..standing(4, 47) });
+        let floor = Verdict::Closed(VoteFloor::From(at(4, 50)));
+        assert_eq!(gate.verdict(OWN, at(4, 46), false, &voters), floor, "somebody knows it as a voter");
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub const TYPE_ENTRY: u8 = 1;
 pub const TYPE_HARD_STATE: u8 = 2;
 /// Record type of a [`SnapshotMarker`].
 pub const TYPE_SNAPSHOT_MARKER: u8 = 3;
+/// No node lives to write a higher raft index; with one, the next index would have no number.
+const INDEX_MAX: u64 = u64::MAX / 2;
 
 /// What an entry's data is, numbered as raft numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -203,6 +205,7 @@ impl<'a> Records<'a> {
             return Err(layout);
         }
         let word = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("eight bytes"));
+        let in_range = |index: u64| if index <= INDEX_MAX { Ok(RaftIndex::new(index)) } else { Err(layout) };
         let record = match kind {
             TYPE_ENTRY => {
                 let (fixed, payload) = body.split_at_checked(ENTRY_FIXED_BYTES).ok_or(layout)?;
@@ -210,7 +213,7 @@ impl<'a> Records<'a> {
                 let (context, data) = payload.split_at_checked(context).ok_or(layout)?;
                 Record::Entry(EntryRef {
                     term: Term::new(word(0)),
-                    index: RaftIndex::new(word(8)),
+                    index: in_range(word(8))?,
                     kind: EntryKind::from_byte(head[1]).ok_or(layout)?,
                     data,
                     context,
@@ -222,7 +225,7 @@ impl<'a> Records<'a> {
                 commit: RaftIndex::new(word(16)),
             }),
             TYPE_SNAPSHOT_MARKER if body.len() == SNAPSHOT_MARKER_BYTES && head[1] <= 1 => Record::SnapshotMarker {
-                marker: SnapshotMarker { index: RaftIndex::new(word(0)), term: Term::new(word(8)) },
+                marker: SnapshotMarker { index: in_range(word(0))?, term: Term::new(word(8)) },
                 replaces_log: head[1] == 1,
             },
             TYPE_HARD_STATE | TYPE_SNAPSHOT_MARKER => return Err(layout),

@@ -8,6 +8,7 @@ mod chunked;
 mod form;
 mod http;
 mod peer;
+mod storage;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -294,7 +294,10 @@ impl World {
                 self.input(host, Input::Propose { token, write });
             }
             Some(false) => self.answer(token, Reply::NotDone),
-            None => self.queue.plan(self.now + 20 * MILLI, Event::Request(number, request)),
+            None => {
+                self.queue.plan(self.now + 20 * MILLI, Event::Request(number, request));
+                self.plan_spare(host);
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //! | bytes not synced | at a power cut each 512-byte sector shows any state it was in since its last sync, each by chance |
 //! | names not synced | at a power cut any subset of creations, renames and removals since the last directory sync survives |
 //! | bytes of a sync that failed | as at a power cut: the kernel has dropped the dirty pages, the disk has some of them |
-//! | synced WAL bytes, at rest | one bit turns; or one sector before the last written one holds zeros again (a write the disk acknowledged and dropped). The last sector keeps what it has: a whole last frame that vanishes without a trace is indistinguishable from one that was never written, for any log |
+//! | synced WAL bytes, at rest | one bit turns; or one sector of a frame in the newest segment holds zeros again (a write the disk acknowledged and dropped). The log's last sector keeps what it has, and in a recycled segment the one in which the last frame begins: a last frame that vanishes without a trace is indistinguishable from one that was never written, for any log, and without its header the rest of it cannot be told from what the file held in its earlier life |
 //! | synced snapshot bytes, at rest | one bit turns |
 //! | free space | ends for a while; the partial file of a failed allocation stays |
 //! | the whole disk | is replaced by an empty one |
@@ -17,16 +17,35 @@
 //! again: raft can lose what a quorum has forgotten. While one member is so hit, no other one tears its log's end: each
 //! of the two would wait for the other's voice before it votes (`gate.rs`), and a member whose disk is refused has none.
 
+use ringd_storage::format::{FrameHeader, SEGMENT_FLAG_ZEROED, SegmentHeader};
 use ringd_storage::medium::Medium;
 use ringd_storage::memory::{MemoryMedium, Surviving};
+use ringd_storage::record::Records;
+use ringd_storage::verdict::Reason;
+use ringd_storage::walk::{Visitor, walk};
 
 use crate::rng::Rng;
 
 /// The sector of the disk model.
 const SECTOR_BYTES: usize = 512;
 
-/// A sector with fewer bytes that are not zero holds no part of a frame's records.
-const GAP_BYTES_MAX: usize = 16;
+/// Where the frames of the newest segment lie.
+#[derive(Default)]
+struct Frames {
+    ranges: Vec<(usize, usize)>,
+    is_recycled: bool,
+}
+
+impl Visitor for Frames {
+    fn segment(&mut self, _path: &str, header: &SegmentHeader, _bytes: u64) {
+        *self = Self { ranges: Vec::new(), is_recycled: header.flags & SEGMENT_FLAG_ZEROED == 0 };
+    }
+
+    fn frame(&mut self, offset: u64, frame: &FrameHeader, _records: Records<'_>) -> Result<(), Reason> {
+        self.ranges.push((offset as usize, (offset + frame.total_bytes()) as usize));
+        Ok(())
+    }
+}
 
 /// See the module documentation.
 #[derive(Default)]
@@ -77,24 +96,32 @@ impl Disk {
         medium.flip_bit(name, offset, bit).then(|| format!("{name} offset {offset} bit {bit}"))
     }
 
-    /// Zeroes one sector before the last written one of the newest segment. Answers where; `None` when there is none
-    /// that held anything.
+    /// Zeroes one sector of the newest segment that holds bytes of a frame; see the table for those that stay whole.
+    /// Answers where; `None` when there is none.
     pub fn lose_sector(&mut self, rng: &mut Rng) -> Option<String> {
         let name = self.segments().pop()?;
         let mut bytes = self.wal.contents(&name)?;
-        let last = bytes.iter().rposition(|byte| *byte != 0)? / SECTOR_BYTES;
-        // The header page is written once and synced before the segment has its name.
-        let first = 4096 / SECTOR_BYTES;
-        if last <= first {
+        let mut frames = Frames::default();
+        walk(&self.wal, &mut frames).ok()?;
+        let (last_begin, end) = *frames.ranges.last()?;
+        let last_written = end - 1 - bytes[..end].iter().rev().position(|byte| *byte != 0)?;
+        let holds_something = |sector: usize| {
+            let (begin, end) = (sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES);
+            let of_sector =
+                |(from, to): &(usize, usize)| bytes[begin.max(*from)..end.min(*to).max(begin.max(*from))].iter();
+            frames.ranges.iter().any(|range| of_sector(range).any(|byte| *byte != 0))
+        };
+        let stays = |sector: usize| {
+            sector == last_written / SECTOR_BYTES || frames.is_recycled && sector == last_begin / SECTOR_BYTES
+        };
+        let first = frames.ranges[0].0 / SECTOR_BYTES;
+        let sectors: Vec<usize> =
+            (first..last_written / SECTOR_BYTES).filter(|sector| holds_something(*sector) && !stays(*sector)).collect();
+        if sectors.is_empty() {
             return None;
         }
-        let sector = rng.range(first as u64, last as u64) as usize;
-        let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
-        // A gap before a fresh page holds nothing, or a bit that was turned there: losing it is losing nothing.
-        if bytes[range.clone()].iter().filter(|byte| **byte != 0).count() < GAP_BYTES_MAX {
-            return None;
-        }
-        bytes[range].fill(0);
+        let sector = *rng.pick(&sectors);
+        bytes[sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES].fill(0);
         self.wal.put_file(&name, bytes);
         Some(format!("{name} sector {sector}"))
     }
@@ -105,10 +132,12 @@ impl Disk {
         self.segments().pop()
     }
 
-    /// Turns a bit in every snapshot.
-    pub fn damage_snapshots(&self) {
-        for name in self.snap.list().expect("memory lists") {
-            self.snap.flip_bit(&name, 20, 0);
+    /// Turns a bit in every snapshot, or only in the newest one.
+    pub fn damage_snapshots(&self, only_newest: bool) {
+        let names = self.snap.list().expect("memory lists");
+        let skipped = if only_newest { names.len().saturating_sub(1) } else { 0 };
+        for name in &names[skipped..] {
+            self.snap.flip_bit(name, 20, 0);
         }
     }
 

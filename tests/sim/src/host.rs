@@ -5,7 +5,7 @@
 //! | here | mirrors |
 //! |---|---|
 //! | [`Host::start`] | `shell/start.rs`: `open_node`, `bootstrap`, `load`, `build_node` |
-//! | [`Process::append`], [`Process::admit`], [`Process::is_exhausted`] | `shell/disk.rs`: `Disk::append`, `admit`, `is_exhausted` |
+//! | [`Process::append`], [`Process::admit`], [`Process::admit_entries`], [`Process::turn_is_over`], [`Process::is_exhausted`] | `shell/disk.rs`: the same names of `Disk` |
 //! | [`Process::begin_sync`], [`Process::sync_step`] | `shell/disk.rs`: `sync`, `perform` |
 //! | [`Process::make_spare`] | `shell/disk.rs`: `prepare`, `add_one`, `discard_rest` |
 //! | [`Process::snapshot_step`], [`Process::retain`] | `shell/snapshot.rs` |
@@ -125,6 +125,10 @@ pub struct Process {
     identity: Identity,
     appended: ReadyNumber,
     admitted_bytes: u64,
+    /// Bytes of other members' entries taken since the last turn.
+    heard_bytes: u64,
+    /// Somebody waits for a spare although the regular ones may be ready.
+    hurry: bool,
     flight: Option<Flight>,
     /// The disk is full.
     pub full: bool,
@@ -253,6 +257,8 @@ impl Host {
             snap: snap_dir,
             appended: ReadyNumber(0),
             admitted_bytes: 0,
+            heard_bytes: 0,
+            hurry: false,
             flight: None,
             full: false,
             spare_busy: false,
@@ -320,11 +326,30 @@ impl Process {
     /// Whether a write of so many bytes may be proposed. `None`: later, a spare is being made.
     pub fn admit(&mut self, bytes: usize) -> Option<bool> {
         let wanted = self.admitted_bytes + bytes as u64 + WRITE_OVERHEAD_BYTES;
-        if wanted + self.reserve_bytes() <= self.room_bytes() {
+        if wanted + self.heard_bytes + self.reserve_bytes() <= self.room_bytes() {
             self.admitted_bytes = wanted;
             return Some(true);
         }
+        self.hurry |= !self.full;
         self.full.then_some(false)
+    }
+
+    /// Whether so many bytes of another member's entries may be taken now; what may not is dropped like a lost message.
+    pub fn admit_entries(&mut self, bytes: u64, beside_own: bool) -> bool {
+        let heard = self.heard_bytes + bytes;
+        let own = if beside_own { self.admitted_bytes } else { 0 };
+        let fits = own + heard + self.reserve_bytes() <= self.room_bytes();
+        if fits {
+            self.heard_bytes = heard;
+        } else {
+            self.hurry = true;
+        }
+        fits
+    }
+
+    /// A turn has appended what it was given.
+    pub fn turn_is_over(&mut self) {
+        self.heard_bytes = 0;
     }
 
     fn reserve_bytes(&self) -> u64 {
@@ -444,18 +469,18 @@ impl Process {
     /// Whether a spare should be made now.
     #[must_use]
     pub fn wants_spare(&self) -> bool {
-        !self.spare_busy && (self.wal.spares_wanted() > 0 || !self.retired.is_empty())
+        !self.spare_busy && (self.wal.spares_wanted() > 0 || !self.retired.is_empty() || self.hurry)
     }
 
     /// Makes one spare, or removes what no spare needs. False when there is no space.
     pub fn make_spare(&mut self) -> bool {
         let medium = self.wal.medium().clone();
         let recycle = self.retired.pop_front();
-        if self.wal.spares_wanted() == 0 {
+        if self.wal.spares_wanted() == 0
+            && let Some(retired) = &recycle
+        {
             // What cannot be removed costs space, nothing else.
-            if let Some(retired) = recycle {
-                drop(discard(&medium, &retired));
-            }
+            drop(discard(&medium, retired));
             return true;
         }
         let bytes = self.wal.options().segment_bytes;
@@ -463,6 +488,7 @@ impl Process {
             Ok(spare) => {
                 self.wal.add_spare(spare);
                 self.full = false;
+                self.hurry = false;
                 true
             }
             Err(_) => {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use ringsim::profile::{KINDS, Kind, Off};
 use ringsim::run::{Outcome, catch_panics, names, run, shrink};
+use ringsim::script::play;
 use ringsim::time::SECOND;
 use ringsim::world::Class;
 use serde_json::{Map, Value, json};
@@ -42,6 +43,9 @@ struct Args {
     /// Turn these kinds of faults off, comma-separated.
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
+    /// Play these scenario files instead.
+    #[arg(long, num_args = 1.., conflicts_with_all = ["seeds", "seed", "minutes", "seconds", "without"])]
+    script: Vec<std::path::PathBuf>,
     /// Go on after a failure.
     #[arg(long)]
     keep_going: bool,
@@ -66,6 +70,9 @@ fn main() -> ExitCode {
         off |= 1 << kind.place();
     }
     catch_panics();
+    if !args.script.is_empty() {
+        return scripts(&args.script);
+    }
     let begun = Instant::now();
     let limit = match (args.minutes, args.seconds) {
         (None, None) => None,
@@ -104,6 +111,20 @@ fn main() -> ExitCode {
         total.print(took);
     }
     total.exit_code()
+}
+
+/// Plays scenarios; those that do not hold are named.
+fn scripts(paths: &[std::path::PathBuf]) -> ExitCode {
+    let mut wrong = 0;
+    for path in paths {
+        let told = std::fs::read_to_string(path).map_err(|error| error.to_string()).and_then(|text| play(&text));
+        if let Err(why) = told {
+            wrong += 1;
+            eprintln!("{}: {why}", path.display());
+        }
+    }
+    println!("{} scenarios, {wrong} do not hold", paths.len());
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn commit() -> String {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use ringd::core::entries::{is_forwarded_proposal, snapshot_named};
 use ringd::core::event::{Input, Install, Standing};
-use ringd::core::replica::PeerMessage;
+use ringd::core::replica::{PeerMessage, room_for, room_for_entry};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::MemberId;
 
@@ -18,6 +18,30 @@ use crate::profile::Kind;
 use crate::rng::Rng;
 use crate::time::{MILLI, Nanos, SECOND};
 use crate::world::{HOSTS_MAX, World};
+
+/// The core sends up to 1 MiB of entries at once, a 64th of a segment; segments here are smaller than that, and a
+/// message that fits into none would never be taken.
+const MESSAGES_PER_SEGMENT: u64 = 16;
+
+/// The messages that a sender with a smaller limit would have sent.
+fn parts(mut message: PeerMessage, limit: u64) -> Vec<PeerMessage> {
+    if is_forwarded_proposal(&message) || room_for(&message) <= limit {
+        return vec![message];
+    }
+    let mut parts = Vec::new();
+    let entries = std::mem::take(&mut message.entries);
+    let (mut index, mut log_term) = (message.index, message.log_term);
+    let mut part = PeerMessage { index, log_term, ..message.clone() };
+    for entry in entries {
+        if !part.entries.is_empty() && room_for(&part) + room_for_entry(&entry) > limit {
+            parts.push(std::mem::replace(&mut part, PeerMessage { index, log_term, ..message.clone() }));
+        }
+        (index, log_term) = (entry.index, entry.term);
+        part.entries.push(entry);
+    }
+    parts.push(part);
+    parts
+}
 
 #[derive(Clone, Copy, Default)]
 struct Link {
@@ -117,6 +141,13 @@ impl World {
             self.send_snapshot(from, to, install, message);
             return;
         }
+        let limit = self.profile.segment_bytes / MESSAGES_PER_SEGMENT;
+        for part in parts(message, limit) {
+            self.send_part(from, to, part);
+        }
+    }
+
+    fn send_part(&mut self, from: HostId, to: HostId, message: PeerMessage) {
         let (loss, duplicate) = (self.profile.loss_ppm, self.profile.duplicate_ppm);
         let calm = self.healing.is_some();
         if self.net.is_cut(from, to) || !calm && self.fault_rng(Kind::Loss).chance(loss) {
@@ -148,6 +179,13 @@ impl World {
         let Some(to) = self.host_of(member) else { return };
         if self.net.is_cut(from, to) || self.hosts[usize::from(to)].process.is_none() {
             self.sender_may_notice(from, member);
+            return;
+        }
+        let bytes = room_for(&message);
+        let process = self.hosts[usize::from(to)].process.as_mut().expect("just seen");
+        if bytes > 0 && !process.admit_entries(bytes, is_forwarded_proposal(&message)) {
+            self.note(to, format_args!("has no room for {bytes} bytes of entries"));
+            self.plan_spare(to);
             return;
         }
         self.input(to, Input::Peer(message));

@@ -8,6 +8,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use crate::check::digest;
+use crate::event::HostId;
 use crate::profile::{KINDS, Kind, Off, Profile};
 use crate::time::{MILLI, Nanos, SECOND};
 use crate::world::{Class, Failure, World};
@@ -100,6 +101,7 @@ fn play(world: &mut World) {
         world.run_until(world.now + 200 * MILLI);
     }
     if let Some(missing) = missing {
+        world.note_standings();
         world.fail(Class::Liveness, format!("{} s after faults ended: {missing}", RECOVERY / SECOND));
     }
     if world.failure.is_none() {
@@ -108,6 +110,20 @@ fn play(world: &mut World) {
 }
 
 impl World {
+    /// Tells the trace how everybody stands.
+    fn note_standings(&mut self) {
+        for host in 0..self.hosts.len() {
+            let told = self.hosts[host].process.as_ref().map(|process| {
+                let node = &process.node;
+                let standing = node.standing(self.hosts[host].id);
+                let forgot = node.may_have_forgotten();
+                format!("{standing:?} (may have forgotten: {forgot}) {:?}", node.raft_status())
+            });
+            let gone = self.trouble[host].gone;
+            self.note(host as HostId, format_args!("stands at {told:?} (gone: {gone})"));
+        }
+    }
+
     /// What keeps the cluster from being whole and idle.
     #[must_use]
     pub fn missing(&self) -> Option<String> {

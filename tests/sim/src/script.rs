@@ -1,4 +1,4 @@
-//! Scenario files: one line, one step, run against a calm world. `tests/scripts/README.md` lists the steps.
+//! Scenario files: one line, one step, run against a calm world. `tests/sim/README.md` lists the steps.
 //!
 //! Owns: the little language. Hosts are `a`, `b`, `c`, …, or `leader`, or a name given by `let`. Must hold: a step that
 //! does not do what its line says ends the script with the line's number.
@@ -116,6 +116,9 @@ impl Player {
         }
         if let Some(events) = option(words, "history") {
             profile.history_events = number(events)? as usize;
+        }
+        if let Some(bytes) = option(words, "segment") {
+            profile.segment_bytes = number(bytes)?;
         }
         let world = World::new(7, profile, false);
         Ok(Self { world, names: BTreeMap::new(), requests: BTreeMap::new(), watches: BTreeMap::new() })
@@ -425,7 +428,7 @@ impl Player {
                 world.amnesic = Some(host);
             }
             "damage-snapshots" => {
-                world.hosts[at].disk.damage_snapshots();
+                world.hosts[at].disk.damage_snapshots(words.contains(&"newest"));
                 world.trouble[at].damaged =
                     Some(crate::faults::Damage { text: "snapshots".to_owned(), must_show: false });
                 world.amnesic = Some(host);
@@ -440,6 +443,12 @@ impl Player {
         let host = self.host(word(1)?)?;
         let at = usize::from(host);
         let (negated, what) = if word(2)? == "not" { (true, word(3)?) } else { (false, word(2)?) };
+        if what == "children" {
+            let (key, wanted) = (words[words.len() - 2], number(words[words.len() - 1])?);
+            let process = self.world.hosts[at].process.as_ref().ok_or("it does not run")?;
+            let found = process.node.store().get(key.as_bytes()).map_or(0, |node| node.children().count() as u64);
+            return if (found == wanted) != negated { Ok(()) } else { Err(format!("it has {found}")) };
+        }
         let found = {
             let key = words.last().copied().unwrap_or_default();
             self.wait_for(host, what, key, negated)

@@ -107,6 +107,9 @@ impl World {
                 return;
             }
         }
+        if let Some(process) = &mut self.hosts[at].process {
+            process.turn_is_over();
+        }
         if let Some(install) = effects.install {
             self.note(host, format_args!("installs a snapshot of {}", install.index));
             let Some(process) = &mut self.hosts[at].process else { return };

@@ -5,8 +5,14 @@
 //! a change of what seeds draw does not break them; a mutation that is found much later than before is a checker that
 //! has become weaker.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ringd_storage::mutation::{MUTATIONS, Mutation, turn_on};
 use ringsim::run::{catch_panics, run};
+
+/// Mutations tried at once; each has a thread of its own, which alone is broken.
+const THREADS: usize = 2;
 
 /// Seeds within which each must be found.
 const fn bound(mutation: Mutation) -> u64 {
@@ -28,17 +34,26 @@ const fn bound(mutation: Mutation) -> u64 {
 #[test]
 fn every_known_way_to_break_the_product_is_found() {
     catch_panics();
-    let mut missed = Vec::new();
-    for mutation in MUTATIONS {
-        turn_on(Some(mutation));
-        let found = (1..=bound(mutation)).find_map(|seed| run(seed, 0, false).failure.map(|failure| (seed, failure)));
-        turn_on(None);
-        match found {
-            Some((seed, failure)) => {
-                println!("{mutation:?}: seed {seed}, {:?}: {:.160}", failure.class, failure.what);
+    let next = AtomicUsize::new(0);
+    let missed = Mutex::new(Vec::new());
+    let work = || {
+        while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
+            turn_on(Some(mutation));
+            let found = (1..=bound(mutation)).find_map(|seed| run(seed, 0, false).failure.map(|what| (seed, what)));
+            turn_on(None);
+            match found {
+                Some((seed, failure)) => {
+                    println!("{mutation:?}: seed {seed}, {:?}: {:.160}", failure.class, failure.what);
+                }
+                None => missed.lock().unwrap().push(mutation),
             }
-            None => missed.push(mutation),
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(work);
+        }
+    });
+    let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "not found: {missed:?}");
 }
