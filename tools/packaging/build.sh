@@ -31,15 +31,15 @@ for program in ringd ringctl ringwal ringbench; do
     # Names of functions stay, for profiles and backtraces; what a debugger wants does not.
     strip --strip-debug -o "$staged/$program" "$release/$program"
 done
-"$release/ringd" --man >"$staged/ringd.1"
-"$release/ringctl" man >"$staged/ringctl.1"
+"$release/ringd" --man | gzip -9n >"$staged/ringd.1.gz"
+"$release/ringctl" man | gzip -9n >"$staged/ringctl.1.gz"
 for shell in bash zsh fish; do
     "$release/ringd" --completion "$shell" >"$staged/ringd.$shell"
     "$release/ringctl" completion "$shell" >"$staged/ringctl.$shell"
 done
 
 export CARGO_TARGET_DIR=$target
-"$tools/bin/cargo-deb" --quiet --no-build --no-strip --fast --output "$target/packages/"
+"$tools/bin/cargo-deb" --quiet --no-build --no-strip --compress-type gz --compress-system --output "$target/packages/"
 "$tools/bin/cargo-generate-rpm" --target-dir "$target" --payload-compress gzip --auto-req disabled \
     --output "$target/packages/"
 ls -l "$target/packages"
