@@ -9,6 +9,7 @@ mod damage;
 mod disk;
 mod faults;
 mod input;
+mod pauses;
 mod power;
 #[path = "../support/mod.rs"]
 mod support;
