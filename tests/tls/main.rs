@@ -152,7 +152,8 @@ fn certificates_and_revocations_are_read_again_while_clients_are_served() {
         || format!("the revocation: {}", member.server.stderr()),
         || client(member.secure, tls(&files, Some("good"), "next-ca.crt")).get("/a", GetOptions::default()).err(),
     );
-    assert!(member.server.stderr().contains("transport: certificate serial 01 revoked"), "{}", member.server.stderr());
+    let words = "transport: certificate serial 01 revoked";
+    wait_for(|| member.server.stderr(), || member.server.stderr().contains(words).then_some(()));
 }
 
 #[test]
