@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the .deb and the .rpm of a release build that is there already (cargo build --release --workspace --bins), from
-# the lists in Cargo.toml, into TARGET/packages. The two cargo tools are installed into TARGET/tools on first use.
+# the lists in Cargo.toml, into TARGET/packages. The two cargo tools are installed into TARGET/tools on first use;
+# `build.sh tools` does only that.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,6 +25,7 @@ tool() {
 
 tool cargo-deb $cargo_deb
 tool cargo-generate-rpm $cargo_generate_rpm
+if [ "${1:-}" = tools ]; then exit; fi
 
 rm -rf "$staged"
 mkdir -p "$staged" "$target/packages"
