@@ -26,7 +26,7 @@ const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
 pub enum ExecutorError {
     /// The kernel, or a container's policy, has no io_uring for us.
     #[error(
-        "io_uring is not available: {reason}. ringd needs Linux 5.8 or newer with io_uring allowed \
+        "io_uring is not available: {reason}. ringd needs Linux 5.11 or newer with io_uring allowed \
          (sysctl kernel.io_uring_disabled=0, and a container policy that permits io_uring_setup)"
     )]
     NoIoUring {
