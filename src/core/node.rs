@@ -40,6 +40,8 @@ const EXPIRE_BATCH: u32 = 1000;
 const EXPIRY_PERIOD_NANOS: u64 = 500_000_000;
 /// Proposals that may wait for a leader to appear; beyond it they are refused at once.
 const QUEUED_MAX: usize = 16_384;
+/// And so many bytes of log: half a segment, for all of them are appended in one turn, and room beyond a segment is none.
+const QUEUED_BYTES_MAX: u64 = 32 << 20;
 /// Entries kept in memory behind a snapshot for slow followers are no more than this, however few they are: what a
 /// follower receives in about a second, and a part of what a snapshot waits for.
 const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
@@ -137,6 +139,7 @@ pub struct Node {
     reconfig: Reconfig,
     tick: u64,
     room: bool,
+    room_for_expiry: bool,
     early_answers: Vec<Answer>,
     was_leader: bool,
     known_leader: MemberId,
@@ -205,6 +208,7 @@ impl Node {
             reconfig: Reconfig::default(),
             tick: 0,
             room: true,
+            room_for_expiry: true,
             early_answers: Vec::new(),
             was_leader: false,
             known_leader: MemberId::default(),
@@ -268,7 +272,7 @@ impl Node {
                 self.snapshot_index = self.machine.applied;
                 self.snapshot_failed_at = Some(self.tick);
             }
-            Input::Room { available } => self.room = available,
+            Input::Room { for_writes, for_expiry } => (self.room, self.room_for_expiry) = (for_writes, for_expiry),
             Input::Campaign => self.replica.campaign(),
             Input::PeerUnreachable { member } => self.replica.unreachable(member),
             Input::SnapshotSent { to, ok } => self.replica.snapshot_sent(to, ok),
@@ -323,7 +327,7 @@ impl Node {
                 }
             }
             match self.machine.expired.take() {
-                Some(MoreDue(true)) if self.replica.is_leader() => self.queue_expiry(now),
+                Some(MoreDue(true)) if self.may_expire() => self.queue_expiry(now),
                 Some(_) => self.expire_pending = None,
                 None => {}
             }
@@ -354,7 +358,9 @@ impl Node {
     }
 
     fn propose(&mut self, token: ClientToken, command: Command<'_>, now: UnixNanos) {
-        let queue_full = self.replica.leader() == MemberId::default() && self.machine.proposals.queued() >= QUEUED_MAX;
+        let queue = &self.machine.proposals;
+        let is_long = queue.queued() >= QUEUED_MAX || queue.queued_bytes() >= QUEUED_BYTES_MAX;
+        let queue_full = self.replica.leader() == MemberId::default() && is_long;
         if !self.room {
             self.answer_early(token, ProposalFailure::NoSpace);
         } else if queue_full {
@@ -426,9 +432,14 @@ impl Node {
         }
         self.last_expiry_check = now;
         let due = self.machine.store.next_deadline().is_some_and(|deadline| deadline <= now);
-        if due && self.room && self.replica.is_leader() && !self.is_pending(self.expire_pending) {
+        if due && self.may_expire() && !self.is_pending(self.expire_pending) {
             self.queue_expiry(now);
         }
+    }
+
+    /// Expiry waits for room as client writes do: it must not use up what is kept for elections and membership.
+    fn may_expire(&self) -> bool {
+        self.room_for_expiry && self.replica.is_leader()
     }
 
     fn queue_expiry(&mut self, now: UnixNanos) {
@@ -760,6 +771,13 @@ impl Node {
     #[must_use]
     pub fn write_bytes_outstanding(&self) -> u64 {
         self.machine.proposals.bytes()
+    }
+
+    /// Bytes of log that the proposals need that no leader was there for yet: they are appended in one turn, whenever one
+    /// appears ([`Proposals::queued_bytes`]).
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.machine.proposals.queued_bytes()
     }
 
     /// Whether this node is the only voter, so that it may lead without asking anyone.

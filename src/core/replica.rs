@@ -18,7 +18,8 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+pub use raft::eraftpb::MessageType;
+use raft::eraftpb::{Entry, EntryType, HardState, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
@@ -37,7 +38,7 @@ pub type PeerMessage = Message;
 /// segment of the follower's log holds.
 const MESSAGES_INFLIGHT_MAX: usize = 64;
 /// What an entry takes in the log beside its data and context, at most.
-const ENTRY_ROOM_BYTES: u64 = 64;
+pub const ENTRY_ROOM_BYTES: u64 = 64;
 /// Committed entries handed out at once: bounds the time of one turn at restart.
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 /// Proposals beyond this many uncommitted bytes are refused: a leader without a quorum must not fill the memory.

@@ -383,10 +383,11 @@ impl Hub {
         effects.clear();
         self.hear_forwarded();
         let mut node = self.node.borrow_mut();
-        node.handle(Input::Room { available: !self.disk.is_exhausted() }, clock::now());
+        node.handle(self.disk.room(), clock::now());
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
         self.pressure.look_at(node.store().bytes());
+        let queued_bytes = node.queued_bytes();
         drop(node);
         if let Some(message) = effects.fatal.take() {
             die(&message);
@@ -405,7 +406,7 @@ impl Hub {
                 die(&error.to_string());
             }
         }
-        self.disk.turn_is_over();
+        self.disk.turn_is_over(queued_bytes);
         self.disk.kick();
         if entries > 0 {
             self.metrics.batch_entries.observe(entries);
