@@ -469,6 +469,23 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_leader_keeps_its_room_over_other_appends() {
+        let directory = tempfile::tempdir().unwrap();
+        let medium = FsMedium::open(directory.path()).unwrap();
+        let options = WalOptions { segment_bytes: SEGMENT_BYTES, ..WalOptions::default() };
+        let identity = Identity { cluster: ClusterId::new(1), member: MemberId::new(1) };
+        let disk = Disk::new(Wal::create(medium, identity, options).unwrap());
+        let half = 4 << 20;
+        assert_eq!(disk.admit(half), Admission::Yes);
+        // A vote is written while nobody leads.
+        disk.append(&first_append(Vec::new(), Term::new(2), RaftIndex::ZERO)).unwrap();
+        disk.turn_is_over(half as u64);
+        assert_eq!(disk.admit(half), Admission::Later);
+        disk.turn_is_over(0);
+        assert_eq!(disk.admit(half), Admission::Yes, "they were sent to a leader");
+    }
+
+    #[test]
     fn forwarded_proposals_share_the_room_with_own_writes() {
         let directory = tempfile::tempdir().unwrap();
         let medium = FsMedium::open(directory.path()).unwrap();
