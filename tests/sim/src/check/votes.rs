@@ -1,8 +1,8 @@
 //! Votes, as the network saw them: what a member promised before a crash binds it afterwards.
 //!
 //! Owns: who was voted for, what was acknowledged, and what candidates said of their logs. Must hold (raft paper, 5.2
-//! and 5.4.1): a member votes for at most one candidate per term, whatever it has forgotten since; and for none whose
-//! log ends before what the member has acknowledged, unless a later leader has replaced that.
+//! and 5.4.1): a member votes for at most one candidate per term, whatever it has forgotten since; and for none,
+//! itself included, whose log ends before what it has acknowledged, unless a later leader has replaced that.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ impl Votes {
         else {
             return Ok(());
         };
-        if member != candidate && *place < acknowledged.place {
+        if *place < acknowledged.place {
             return Err(format!(
                 "member {member:x} votes in term {term} for {candidate:x}, whose log ends at {place:?} (term, index), and \
                  has acknowledged {:?}",
@@ -130,6 +130,7 @@ mod tests {
         assert!(votes.asks(1, 5, (4, 12)).is_err(), "it has voted and stands itself");
         votes.asks(3, 6, (4, 9)).unwrap();
         assert!(votes.votes(1, 6, 3).is_err(), "the candidate lacks entry 10");
+        assert!(votes.asks(1, 8, (4, 9)).is_err(), "it stands itself and lacks it");
         votes.asks(3, 7, (3, 40)).unwrap();
         votes.hears(1, 4);
         assert!(votes.votes(1, 7, 3).is_err(), "a longer log of an earlier term");
