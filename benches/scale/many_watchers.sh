@@ -28,6 +28,6 @@ echo o >/proc/sysrq-trigger
 sleep 60
 INIT
 chmod +x "$boot/init"
-# A pipe on its input: it must not take the terminal.
-: | timeout "${TIME_LIMIT:-900}" linux.uml rootfstype=hostfs rootflags=/ ro mem="${MEMORY:-10G}" init="$boot/init" \
-    con=null con0=fd:0,fd:1 2>&1 | sed -n '/^Linux .* x86_64/,$p'
+# It must not take the terminal for its input, and a pipe's end would hang its console up.
+timeout "${TIME_LIMIT:-900}" linux.uml rootfstype=hostfs rootflags=/ ro mem="${MEMORY:-10G}" init="$boot/init" \
+    con=null con0=fd:0,fd:1 </dev/null 2>&1 | sed -n '/^Linux .* x86_64/,$p'
