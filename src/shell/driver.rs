@@ -161,6 +161,10 @@ pub struct Hub {
     pub fds_at_start: u64,
     /// Since when the present leader leads, as far as this node saw.
     pub leads_since: Cell<UnixNanos>,
+    /// When this member was last elected.
+    pub elected: Cell<Option<Instant>>,
+    /// `--election-timeout`; set at the start, before anyone is served.
+    pub election_timeout: Cell<Duration>,
     /// When the requests taken now were at hand.
     pub taking_since: Cell<Instant>,
     /// When the running [`Hub::settle`] began: the end of the requests it answers.
@@ -235,6 +239,8 @@ impl Hub {
             fds_at_start: process::list_fds(),
             wall_anchor: Cell::new(begun),
             leads_since: Cell::new(begun.1),
+            elected: Cell::default(),
+            election_timeout: Cell::default(),
             taking_since: Cell::new(begun.0),
             settling_since: Cell::new(begun.0),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
@@ -426,7 +432,10 @@ impl Hub {
     /// Logs a moment, and wakes whoever waits for it.
     pub fn tell_operator(&self, notice: &Notice) {
         match notice {
-            Notice::BecameLeader { term } => tracing::info!(%term, "became leader"),
+            Notice::BecameLeader { term } => {
+                self.elected.set(Some(clock::monotonic()));
+                tracing::info!(%term, "became leader");
+            }
             Notice::LeaderChanged { leader, term } => {
                 if *leader != MemberId::default() {
                     self.leads_since.set(clock::now());

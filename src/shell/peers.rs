@@ -26,6 +26,7 @@ use super::{clock, peer_out};
 use crate::config::url::Url;
 use crate::core::event::Input;
 use crate::core::membership::{Member, MemberChange, Membership};
+use crate::core::node::Node;
 use crate::core::replica::PeerMessage;
 use crate::metrics::{self, PeerMetrics, nanos};
 use crate::wire::peer_frame::{Class, MessageTooLong, Outbox, addressee, classify};
@@ -207,6 +208,24 @@ impl Peers {
             MemberChange::Remove(id) if *id != own && !book.get(id).is_some_and(|peer| peer.is_connected()) => true,
             MemberChange::Remove(_) => steady > 1 + members.len().saturating_sub(1) / 2,
             MemberChange::Update { .. } => true,
+        }
+    }
+
+    /// Whether whoever a write needs has been connected since `begun`: the leader, or, where this member leads, members
+    /// that make a quorum with it. True when nobody leads.
+    #[must_use]
+    pub fn were_reached_since(&self, begun: Instant, node: &Node) -> bool {
+        let (leader, own) = (node.leader(), node.config().id);
+        let book = self.book.borrow();
+        let was_reached = |id: MemberId| {
+            let since = book.get(&id).and_then(|peer| peer.connected.get());
+            id == own || since.is_some_and(|since| since < begun)
+        };
+        if leader == own {
+            let members = node.members();
+            members.iter().filter(|member| was_reached(member.id)).count() > members.len() / 2
+        } else {
+            leader == MemberId::default() || was_reached(leader)
         }
     }
 

@@ -14,6 +14,7 @@ mod names;
 mod net;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
