@@ -27,17 +27,15 @@ pub async fn run(hub: Rc<Hub>, directory: FsMedium) {
     loop {
         hub.install_wanted.wait().await;
         while let Some(install) = hub.install.take() {
-            let begun = clock::monotonic();
             if let Err(message) = load(&hub, &directory, install).await {
                 die(&message);
             }
-            let milliseconds = begun.elapsed().as_millis();
-            tracing::info!(index = %install.index, milliseconds, "read the snapshot from the leader");
         }
     }
 }
 
 async fn load(hub: &Rc<Hub>, directory: &FsMedium, install: Install) -> Result<(), String> {
+    let begun = clock::monotonic();
     let name = snapshot_name(SnapshotMarker { index: install.index, term: install.term });
     let medium = directory.clone();
     let opened = glommio::executor().spawn_blocking(move || SnapshotReader::open(&medium, &name)).await;
@@ -61,6 +59,8 @@ async fn load(hub: &Rc<Hub>, directory: &FsMedium, install: Install) -> Result<(
         }
     }
     if hub.node.borrow_mut().install_done(install)? {
+        let milliseconds = begun.elapsed().as_millis();
+        tracing::info!(index = %install.index, milliseconds, "read the snapshot from the leader");
         hub.turn();
         discard(hub).await;
     }
