@@ -12,6 +12,7 @@ mod linear;
 mod load;
 mod names;
 mod net;
+mod snapshots;
 #[path = "../support/mod.rs"]
 mod support;
 mod told;
