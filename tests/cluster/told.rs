@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, wait_for};
 use crate::support::Answer;
-use crate::{CONTINUE, SOME, STOP, three};
+use crate::{CONTINUE, SOME, STOP, json_request, three};
 
 /// Writes so many times through `member`.
 fn write(cluster: &Cluster, member: usize, times: u64) {
@@ -68,6 +68,46 @@ fn the_leader_tells_how_fast_and_how_often_followers_answer() {
     let after = look(&cluster);
     assert!(successes(&after, &ids[1]) > successes(&before, &ids[1]), "{before} {after}");
     assert_eq!(fails(&after, &ids[1]), fails(&before, &ids[1]), "{before} {after}");
+}
+
+#[test]
+fn a_change_that_would_cost_the_quorum_is_refused_and_says_why() {
+    let mut cluster = three(&[]);
+    let leader = cluster.leader();
+    let (gone, left) = ((leader + 1) % 3, (leader + 2) % 3);
+    let [gone_id, left_id] =
+        [gone, left].map(|member| cluster.member_id(leader, &cluster.nodes[member].name).expect("an id"));
+    cluster.kill(gone);
+    // Until its absence is noticed, adding a member would not be refused.
+    wait_for("its absence to be noticed", || {
+        let is_noticed = |member: usize| cluster.log(member).contains(&format!("peer {gone_id} became inactive"));
+        (is_noticed(leader) && is_noticed(left)).then_some(())
+    });
+    let why = "etcdserver: unhealthy cluster: this change of members could cost the quorum while ";
+    for asked in [leader, left] {
+        let body = r#"{"peerURLs":["http://127.0.0.1:9"]}"#;
+        let added = json_request(&cluster, asked, "POST", "/v2/members", body).expect("an answer");
+        let removed = cluster.request(asked, "DELETE", &format!("/v2/members/{left_id}"), "").expect("an answer");
+        for refused in [added, removed] {
+            // The body is etcd's, which says nothing.
+            assert_eq!((refused.status, refused.json()["message"].as_str()), (500, Some("Internal Server Error")));
+            // Just after the start, others have not been connected for five seconds either.
+            let told = refused.header("x-ringd-reason").expect("a reason").to_owned();
+            assert!(
+                told.starts_with(why) && told.contains(&gone_id),
+                "{told}"
+            );
+            assert!(cluster.log(asked).contains(&format!("{told}, rejecting the change of members")), "{told}");
+        }
+    }
+    // Nobody joined, and whoever is gone may be removed: that costs nothing.
+    let members = || cluster.request(leader, "GET", "/v2/members", "").expect("an answer").json();
+    assert_eq!(members()["members"].as_array().map(Vec::len), Some(3));
+    wait_for("the member to be removed", || {
+        let answer = cluster.request(left, "DELETE", &format!("/v2/members/{gone_id}"), "")?;
+        matches!(answer.status, 204 | 410).then_some(())
+    });
+    wait_for("two to be left", || (members()["members"].as_array().map(Vec::len) == Some(2)).then_some(()));
 }
 
 /// Two election timeouts: a leader blames its predecessor for what arrived within them before it was elected.
