@@ -322,10 +322,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_slow_followers_is_bounded_in_entries_and_bytes() {
-        let mut log = log(5);
-        for entry in &mut log.entries {
-            entry.data = vec![0; 100].into();
-        }
+        let mut log = log(0);
+        let full = |index| Entry { data: vec![0; 100].into(), ..entry(index, 1) };
+        log.append(&(1..=5).map(full).collect::<Vec<_>>());
         assert_eq!(log.catch_up_from(4, 2, 1000), 2);
         assert_eq!(log.catch_up_from(4, 10, 399), 1);
         assert_eq!(log.catch_up_from(4, 10, 99), 4);
