@@ -93,10 +93,7 @@ fn a_change_that_would_cost_the_quorum_is_refused_and_says_why() {
             assert_eq!((refused.status, refused.json()["message"].as_str()), (500, Some("Internal Server Error")));
             // Just after the start, others have not been connected for five seconds either.
             let told = refused.header("x-ringd-reason").expect("a reason").to_owned();
-            assert!(
-                told.starts_with(why) && told.contains(&gone_id),
-                "{told}"
-            );
+            assert!(told.starts_with(why) && told.contains(&gone_id), "{told}");
             assert!(cluster.log(asked).contains(&format!("{told}, rejecting the change of members")), "{told}");
         }
     }
