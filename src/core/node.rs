@@ -70,7 +70,7 @@ pub struct NodeConfig {
     pub snapshot_bytes: u64,
     /// Entries kept in memory behind a snapshot for slow followers (etcd: 5000).
     pub catch_up_entries: u64,
-    /// While the log in memory carries at most so many bytes, entries that a follower in touch lacks are kept as well: one
+    /// While the log takes at most so many bytes of memory, entries that a follower in touch lacks are kept as well: one
     /// that has just got a snapshot would otherwise need another as soon as a new one was made here meanwhile.
     pub lagging_bytes: u64,
     /// Refuse membership changes that leave too few started members (`--strict-reconfig-check`).
@@ -358,7 +358,7 @@ impl Node {
     /// Up to which entry the log may be forgotten now that a snapshot covers it up to `covered`.
     fn forgettable(&self, covered: RaftIndex) -> RaftIndex {
         let usual = self.replica.catch_up_from(covered, self.config.catch_up_entries, CATCH_UP_BYTES_MAX);
-        let within = self.replica.log_bytes() <= self.config.lagging_bytes;
+        let within = self.replica.log_memory() <= self.config.lagging_bytes;
         self.replica.held_by_followers().filter(|_| within).map_or(usual, |held| held.min(usual))
     }
 

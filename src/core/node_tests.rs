@@ -85,7 +85,7 @@ fn config(id: u64) -> NodeConfig {
         snapshot_entries: 1_000_000,
         snapshot_bytes: 1 << 20,
         catch_up_entries: 10,
-        lagging_bytes: 8192,
+        lagging_bytes: 16384,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
         seed: 7,

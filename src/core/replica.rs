@@ -686,10 +686,10 @@ impl Replica {
         held.min().map(RaftIndex::new)
     }
 
-    /// What the entries in memory carry, in bytes.
+    /// What the log takes in memory, in bytes.
     #[must_use]
-    pub fn log_bytes(&self) -> u64 {
-        self.raw.store().bytes()
+    pub fn log_memory(&self) -> u64 {
+        self.raw.store().memory()
     }
 
     /// The voters as of the last applied change.
