@@ -346,6 +346,7 @@ fn a_new_leader_takes_over_and_nothing_acknowledged_is_lost() {
 
 #[test]
 fn a_lost_leader_is_replaced_within_one_and_a_half_election_timeouts() {
+    let mut seen = std::collections::BTreeSet::new();
     for seed in 0..40 {
         let mut cluster = Cluster::new(3);
         for (place, node) in cluster.nodes.iter_mut().enumerate() {
@@ -368,7 +369,32 @@ fn a_lost_leader_is_replaced_within_one_and_a_half_election_timeouts() {
             }
         }
         assert!(ticks > 10, "seed {seed}: a leader that may still be there was given up");
+        seen.insert(ticks);
     }
+    assert!(seen.len() > 1, "elections are not drawn at random: each began after {seen:?} ticks");
+}
+
+#[test]
+fn a_member_that_was_cut_off_deposes_nobody_when_it_is_back() {
+    let mut cluster = Cluster::led(3);
+    cluster.tick(3);
+    let term = cluster.nodes[0].term();
+    cluster.cut = vec![2];
+    cluster.tick(100);
+    assert!(!cluster.nodes[2].has_leader(), "it misses its leader");
+    cluster.cut.clear();
+    cluster.tick(30);
+    assert!(cluster.nodes[0].is_leader());
+    // Whoever asks for votes only after most would give them (raft thesis, 9.6) begins no term in vain.
+    assert!(cluster.nodes.iter().all(|node| node.term() == term && node.leader() == MemberId::new(1)));
+}
+
+#[test]
+fn a_leader_that_no_quorum_answers_steps_down() {
+    let mut cluster = Cluster::led(3);
+    cluster.cut = vec![1, 2];
+    cluster.tick(21);
+    assert!(!cluster.nodes[0].is_leader(), "after two election timeouts at most");
 }
 
 #[test]
