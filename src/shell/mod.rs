@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod check;
 pub mod clock;
 pub mod connection;
+pub mod connections;
 pub mod cors;
 pub mod credentials;
 pub mod dial;
