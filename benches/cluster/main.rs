@@ -40,6 +40,9 @@ const FAILOVER_LIMIT: Duration = Duration::from_secs(30);
 /// Entries a follower misses before it comes back.
 const MISSED: u64 = 1_000_000;
 const MISSED_QUICK: u64 = 20_000;
+/// The p99 is taken of slices so long, of each time as many or more, and the worst slice of each time is compared.
+const SLICE_SECONDS: f64 = 1.0;
+const BEFORE: usize = 5;
 /// What a follower logs that got one.
 const BY_SNAPSHOT: &str = "read the snapshot from the leader";
 /// A follower that needs longer never catches up.
@@ -265,20 +268,26 @@ impl Bench<'_> {
         let leader = cluster.leader()?;
         let follower = (leader + 1) % MEMBERS;
         let load = |cluster: &Cluster, seconds: f64| self.load(cluster, leader, missed, seconds);
-        let healthy = load(&cluster, self.options.seconds)?;
+        let mut healthy = Vec::new();
+        for _ in 0..BEFORE {
+            healthy.push(load(&cluster, SLICE_SECONDS)?);
+        }
         cluster.kill(follower)?;
         let begin = ready_index(&cluster, leader)?;
         while ready_index(&cluster, leader)? - begin < missed {
             load(&cluster, self.options.seconds)?;
         }
         let behind = ready_index(&cluster, leader)? - begin;
-        let before = load(&cluster, self.options.seconds)?;
+        let mut before = Vec::new();
+        for _ in 0..BEFORE {
+            before.push(load(&cluster, SLICE_SECONDS)?);
+        }
         let came_back = Instant::now();
         cluster.launch(follower)?;
         let mut during = Vec::new();
         let caught_up = loop {
             let target = ready_index(&cluster, leader)?;
-            during.push(load(&cluster, self.options.seconds.min(1.0))?);
+            during.push(load(&cluster, SLICE_SECONDS)?);
             if cluster.index(follower).is_some_and(|index| index >= target) {
                 break came_back.elapsed();
             }
@@ -289,7 +298,12 @@ impl Bench<'_> {
         if !cluster.log(follower)?.contains(BY_SNAPSHOT) {
             return Err("the follower caught up without a snapshot: nothing was measured".into());
         }
-        let worst = during.iter().map(|sample| sample.p99_us).reduce(f64::max);
+        let worst = |samples: &[Sample]| samples.iter().map(|sample| sample.p99_us).reduce(f64::max);
+        for (what, samples) in [("healthy", &healthy), ("two", &before), ("during", &during)] {
+            let p99s: Vec<String> = samples.iter().map(|sample| format!("{:.0}", sample.p99_us)).collect();
+            eprintln!("cluster: p99 per slice, {what}: {} µs", p99s.join(" "));
+        }
+        let (meanwhile, healthy, before) = (worst(&during), worst(&healthy), worst(&before));
         let mut table = Table::new(&["what", "figure", "goal"]);
         let mut line = |what: &str, figure: String, goal: String| table.row(vec![what.to_owned(), figure, goal]);
         line("entries missed, on as many random keys", behind.to_string(), String::new());
@@ -298,10 +312,10 @@ impl Bench<'_> {
             format!("{} s", number(Some(caught_up.as_secs_f64()), 1)),
             String::new(),
         );
-        line("the leader's PUT p99 meanwhile, worst second", format!("{} µs", number(worst, 0)), String::new());
-        for (what, sample) in [("with two members, just before", before), ("with all three, before that", healthy)] {
-            let slower = ratio(worst, Some(sample.p99_us));
-            let figure = format!("{:.0} µs, so {} meanwhile", sample.p99_us, table::times(slower));
+        line("the leader's PUT p99 meanwhile, worst second", format!("{} µs", number(meanwhile, 0)), String::new());
+        for (what, calm) in [("with two members, just before", before), ("with all three, before that", healthy)] {
+            let slower = ratio(meanwhile, calm);
+            let figure = format!("{} µs, so {} meanwhile", number(calm, 0), table::times(slower));
             line(&format!("… {what}"), figure, Goal::AtMost(2.0).verdict(slower));
         }
         Ok(format!("\n## A follower far behind\n\n{}", table.markdown()))

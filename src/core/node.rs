@@ -70,6 +70,9 @@ pub struct NodeConfig {
     pub snapshot_bytes: u64,
     /// Entries kept in memory behind a snapshot for slow followers (etcd: 5000).
     pub catch_up_entries: u64,
+    /// While the log in memory carries at most so many bytes, entries that a follower in touch lacks are kept as well: one
+    /// that has just got a snapshot would otherwise need another as soon as a new one was made here meanwhile.
+    pub lagging_bytes: u64,
     /// Refuse membership changes that leave too few started members (`--strict-reconfig-check`).
     pub strict_reconfig_check: bool,
     /// The API level this build speaks.
@@ -258,8 +261,7 @@ impl Node {
                 }
                 self.snapshot_index = index;
                 self.replica.set_snapshot(&done);
-                let keep = self.config.catch_up_entries;
-                self.compact_to = Some(self.replica.catch_up_from(index, keep, CATCH_UP_BYTES_MAX));
+                self.compact_to = Some(self.forgettable(index));
             }
             Input::SnapshotFailed => {
                 self.snapshot_in_flight = None;
@@ -351,6 +353,13 @@ impl Node {
         {
             self.compact_to = None;
         }
+    }
+
+    /// Up to which entry the log may be forgotten now that a snapshot covers it up to `covered`.
+    fn forgettable(&self, covered: RaftIndex) -> RaftIndex {
+        let usual = self.replica.catch_up_from(covered, self.config.catch_up_entries, CATCH_UP_BYTES_MAX);
+        let within = self.replica.log_bytes() <= self.config.lagging_bytes;
+        self.replica.held_by_followers().filter(|_| within).map_or(usual, |held| held.min(usual))
     }
 
     fn propose(&mut self, token: ClientToken, command: Command<'_>, now: UnixNanos) {

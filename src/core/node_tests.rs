@@ -8,6 +8,7 @@ use ringd_storage::ids::{ClusterId, EtcdIndex, MemberId, RaftIndex, Term, UnixNa
 use ringd_storage::payload::{AuthWrite, ItemClass, KeyWrite, UserChange, WriteMethod};
 
 use super::auth::{Auth, AuthDone, AuthRefusal};
+use super::entries::MessageType;
 use super::event::{Answer, ClientToken, Effects, Input, Notice, Outcome, ProposalFailure, SnapshotDone};
 use super::forced::append_alone;
 use super::install::State;
@@ -58,6 +59,8 @@ struct Cluster {
     slow: Vec<usize>,
     /// Members no message reaches or leaves.
     cut: Vec<usize>,
+    /// Snapshots offered to a follower; none is delivered here.
+    snapshots: usize,
 }
 
 fn members(count: u64) -> Vec<Member> {
@@ -82,6 +85,7 @@ fn config(id: u64) -> NodeConfig {
         snapshot_entries: 1_000_000,
         snapshot_bytes: 1 << 20,
         catch_up_entries: 10,
+        lagging_bytes: 8192,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
         seed: 7,
@@ -123,6 +127,7 @@ impl Cluster {
             now,
             slow: Vec::new(),
             cut: Vec::new(),
+            snapshots: 0,
         }
     }
 
@@ -169,6 +174,10 @@ impl Cluster {
             }
             while let Some(message) = self.mail.pop_front() {
                 let (from, to) = (message.from as usize - 1, message.to as usize - 1);
+                if message.get_msg_type() == MessageType::MsgSnapshot {
+                    self.snapshots += 1;
+                    continue;
+                }
                 if !self.cut.contains(&from) && !self.cut.contains(&to) {
                     self.input(to, Input::Peer(message));
                     moved = true;
@@ -515,6 +524,31 @@ fn a_snapshot_lets_the_log_go_and_loads_again() {
     let loaded = loader.finish().unwrap();
     assert_eq!(loaded.index(), cluster.nodes[0].store().index());
     assert_eq!(loaded.get(b"/k42").unwrap().value(), Some(&b"v"[..]));
+}
+
+/// Whether node 2 of three, cut off for `puts` writes while the leader makes a snapshot, gets what it lacks from the log.
+fn catches_up_from_the_log(puts: u32) -> bool {
+    let mut cluster = Cluster::led(3);
+    cluster.cut.push(2);
+    for seq in 0..puts {
+        cluster.put(0, seq, "/k", &format!("{seq:0100}"), None);
+        cluster.settle();
+    }
+    let (_, done) = capture(&mut cluster.nodes[0]);
+    cluster.input(0, Input::SnapshotStored { index: done.index });
+    cluster.settle();
+    cluster.cut.clear();
+    cluster.tick(2);
+    let level = cluster.value(2, "/k") == Some(format!("{:0100}", puts - 1));
+    assert_eq!(level, cluster.snapshots == 0);
+    level
+}
+
+#[test]
+fn what_a_follower_in_touch_lacks_is_kept_within_a_limit() {
+    assert!(config(1).catch_up_entries < 30);
+    assert!(catches_up_from_the_log(30), "it must not need a snapshot");
+    assert!(!catches_up_from_the_log(300), "memory is not its to use");
 }
 
 #[test]

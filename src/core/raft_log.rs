@@ -24,6 +24,11 @@ pub fn conf_state(voters: &[MemberId], learners: &[MemberId]) -> ConfState {
     }
 }
 
+/// Bytes that an entry carries; its other fields are of one size.
+fn carried(entry: &Entry) -> u64 {
+    entry.data.len() as u64
+}
+
 /// The window of the replicated log that this node holds.
 #[derive(Debug)]
 pub struct RaftLog {
@@ -33,6 +38,8 @@ pub struct RaftLog {
     base_index: u64,
     base_term: u64,
     entries: VecDeque<Entry>,
+    /// What the window's entries carry, in bytes.
+    bytes: u64,
     /// The newest snapshot on disk, for followers that are too far behind.
     snapshot: Option<Snapshot>,
     /// A follower needed a snapshot and there was none.
@@ -60,6 +67,7 @@ impl RaftLog {
             conf_state,
             base_index,
             base_term,
+            bytes: entries.iter().map(carried).sum(),
             entries: entries.into(),
             snapshot: None,
             snapshot_missed: Cell::new(false),
@@ -102,7 +110,10 @@ impl RaftLog {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.base_index, "an append below the compacted log");
         assert!(first.index <= self.last() + 1, "gap in the raft log");
-        self.entries.truncate((first.index - self.base_index - 1) as usize);
+        let kept = (first.index - self.base_index - 1) as usize;
+        self.bytes -= self.entries.range(kept..).map(carried).sum::<u64>();
+        self.entries.truncate(kept);
+        self.bytes += entries.iter().map(carried).sum::<u64>();
         self.entries.extend(entries.iter().cloned());
     }
 
@@ -128,7 +139,7 @@ impl RaftLog {
         assert!(index <= self.last(), "compaction beyond the log");
         let drop = (index - self.base_index) as usize;
         self.base_term = self.entries[drop - 1].term;
-        self.entries.drain(..drop);
+        self.bytes -= self.entries.drain(..drop).map(|entry| carried(&entry)).sum::<u64>();
         self.base_index = index;
         // A burst must not pin its memory for ever.
         if self.entries.capacity() > 4 * self.entries.len().max(1024) {
@@ -145,15 +156,22 @@ impl RaftLog {
             self.entries.range(..held as usize).rev().take(usize::try_from(entries).unwrap_or(usize::MAX));
         let mut used = 0;
         let fitting = newest_first.take_while(|entry| {
-            used += entry.data.len() as u64;
+            used += carried(entry);
             used <= bytes
         });
         covered - fitting.count() as u64
     }
 
+    /// What the entries in memory carry, in bytes.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Replaces everything by a snapshot that is on disk.
     pub fn restore(&mut self, index: u64, term: u64, conf_state: ConfState) {
         self.entries.clear();
+        self.bytes = 0;
         self.base_index = index;
         self.base_term = term;
         self.conf_state = conf_state.clone();
@@ -304,10 +322,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_slow_followers_is_bounded_in_entries_and_bytes() {
-        let mut log = log(5);
-        for entry in &mut log.entries {
-            entry.data = vec![0; 100].into();
-        }
+        let mut log = log(0);
+        let full = |index| Entry { data: vec![0; 100].into(), ..entry(index, 1) };
+        log.append(&(1..=5).map(full).collect::<Vec<_>>());
         assert_eq!(log.catch_up_from(4, 2, 1000), 2);
         assert_eq!(log.catch_up_from(4, 10, 399), 1);
         assert_eq!(log.catch_up_from(4, 10, 99), 4);
@@ -315,6 +332,19 @@ mod tests {
         log.compact(3);
         assert_eq!(log.catch_up_from(5, 10, 1000), 3);
         assert_eq!(log.catch_up_from(2, 10, 1000), 2, "forgotten already");
+    }
+
+    #[test]
+    fn the_bytes_in_memory_are_counted_as_entries_come_and_go() {
+        let sized = |index, bytes| Entry { data: vec![0; bytes].into(), ..entry(index, 1) };
+        let mut log = RaftLog::new(HardState::default(), ConfState::default(), 0, 0, vec![sized(1, 10), sized(2, 20)]);
+        assert_eq!(log.bytes(), 30);
+        log.append(&[sized(2, 5), sized(3, 7)]);
+        assert_eq!(log.bytes(), 22, "the replaced suffix no longer counts");
+        log.compact(2);
+        assert_eq!(log.bytes(), 7);
+        log.restore(9, 1, ConfState::default());
+        assert_eq!(log.bytes(), 0);
     }
 
     #[test]

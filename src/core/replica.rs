@@ -686,6 +686,28 @@ impl Replica {
         RaftIndex::new(self.raw.store().catch_up_from(covered.get(), entries, bytes))
     }
 
+    /// The last entry that every follower in touch has, or gets by the snapshot on its way to it; what comes after it, a
+    /// follower will want from the log. Nothing when no follower counts: this member does not lead, or is alone.
+    #[must_use]
+    pub fn held_by_followers(&self) -> Option<RaftIndex> {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Leader {
+            return None;
+        }
+        let others = raft.prs().iter().filter(|(id, _)| **id != raft.id);
+        let held = others.filter_map(|(_, progress)| match progress.state {
+            ProgressState::Snapshot => Some(progress.pending_snapshot.max(progress.matched)),
+            _ => progress.recent_active.then_some(progress.matched),
+        });
+        held.min().map(RaftIndex::new)
+    }
+
+    /// What the entries in memory carry, in bytes.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.raw.store().bytes()
+    }
+
     /// The voters as of the last applied change.
     pub fn voters(&self) -> impl Iterator<Item = MemberId> {
         self.raw.store().conf_state().voters.iter().copied().map(MemberId::new)

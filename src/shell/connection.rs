@@ -363,11 +363,11 @@ async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Re
             }
             Step::Verify(plan) => {
                 flush(hub, conn, stream).await?;
-                credentials::verify_password(hub, conn, plan).await;
+                Box::pin(credentials::verify_password(hub, conn, plan)).await;
             }
             Step::Hash(plan) => {
                 flush(hub, conn, stream).await?;
-                credentials::hash_password(hub, conn, plan).await?;
+                Box::pin(credentials::hash_password(hub, conn, plan)).await?;
             }
             Step::Watch(plan) => {
                 if !watch(hub, conn, stream, &mut input, plan).await? {

@@ -52,6 +52,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const SNAPSHOT_BYTES: u64 = 256 << 20;
 /// Entries kept in memory behind a snapshot for slow followers, as etcd keeps them.
 const CATCH_UP_ENTRIES: u64 = 5000;
+/// Kept in memory for followers that lag: a few seconds of large writes or half a minute of small ones, the time that the
+/// snapshot of a few gigabytes takes on its way.
+const LAGGING_BYTES_MAX: u64 = 256 << 20;
 /// A stop waits this long for connections to end; whoever is still reading then is cut off.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// The kernel takes a ring apart after its process has ended, and with it the accept that holds the old listening
@@ -481,6 +484,7 @@ fn build_node(
         snapshot_entries: config.snapshot_count,
         snapshot_bytes: SNAPSHOT_BYTES,
         catch_up_entries: CATCH_UP_ENTRIES,
+        lagging_bytes: LAGGING_BYTES_MAX,
         strict_reconfig_check: config.strict_reconfig_check,
         cluster_version: ETCD_CLUSTER_VERSION,
         seed: now.get(),

@@ -58,6 +58,8 @@ pub struct HostConfig {
     pub snapshot_entries: u64,
     /// Entries kept behind a snapshot.
     pub catch_up_entries: u64,
+    /// Bytes the log may have and still keep what followers lack.
+    pub lagging_bytes: u64,
     /// Events kept for watchers.
     pub history_events: usize,
     /// Size of WAL segments: small, so that runs roll and recycle them; a batch must still fit into one.
@@ -235,6 +237,7 @@ impl Host {
             snapshot_entries: self.config.snapshot_entries,
             snapshot_bytes: u64::MAX,
             catch_up_entries: self.config.catch_up_entries,
+            lagging_bytes: self.config.lagging_bytes,
             strict_reconfig_check: true,
             cluster_version: "3.4.0",
             seed,

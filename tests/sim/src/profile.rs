@@ -162,6 +162,8 @@ pub struct Profile {
     pub snapshot_entries: u64,
     /// Entries kept in memory behind a snapshot.
     pub catch_up_entries: u64,
+    /// Bytes the log may have and still keep what followers lack.
+    pub lagging_bytes: u64,
     /// Events kept for watchers.
     pub history_events: usize,
     /// How long faults happen.
@@ -218,6 +220,8 @@ impl Profile {
             turn_wait: *rng.pick(&[0, 0, 100 * MICRO, MILLI]),
             snapshot_entries: rng.range(20, 400.min(entries_max)),
             catch_up_entries: rng.range(1, 150.min(entries_max / 2)),
+            // Mostly none: a snapshot for whoever lags is the path with more to go wrong.
+            lagging_bytes: *Rng::new(seed, 1001).pick(&[0, 0, 0, 16 << 10, 64 << 10]),
             history_events: *rng.pick(&[10, 50, 1000]),
             faulty: rng.range(20, 60) * SECOND,
             value_bytes,
@@ -244,6 +248,7 @@ impl Profile {
             turn_wait: 0,
             snapshot_entries: 10_000,
             catch_up_entries: 5000,
+            lagging_bytes: 0,
             history_events: 1000,
             faulty: 0,
             value_bytes: 64,

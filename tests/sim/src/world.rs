@@ -189,6 +189,7 @@ impl World {
             initial,
             snapshot_entries: self.profile.snapshot_entries,
             catch_up_entries: self.profile.catch_up_entries,
+            lagging_bytes: self.profile.lagging_bytes,
             history_events: self.profile.history_events,
             segment_bytes: self.profile.segment_bytes,
         }
