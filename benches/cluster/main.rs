@@ -15,7 +15,7 @@ mod ringbench;
 #[allow(dead_code, reason = "some goals are the other benchmark's")]
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
