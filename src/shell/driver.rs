@@ -26,6 +26,7 @@ use super::credentials::Credentials;
 use super::disk::Disk;
 use super::ending;
 use super::fan_out::FanOut;
+use super::half_way::HalfWay;
 use super::notify::Notify;
 use super::peers::{self, Peers};
 use super::pressure::Pressure;
@@ -71,6 +72,8 @@ pub struct Services {
 pub struct Hub {
     /// The core.
     pub node: RefCell<Node>,
+    /// Whether a connection's task panicked while it changed the core.
+    pub half_way: HalfWay,
     /// The WAL and its sync.
     pub disk: Disk,
     /// Who is connected.
@@ -158,6 +161,7 @@ impl Hub {
         Rc::new(Self {
             raft_position: Cell::new(raft_position(&node)),
             node: RefCell::new(node),
+            half_way: HalfWay::default(),
             disk,
             connections: RefCell::default(),
             credentials,
@@ -234,7 +238,7 @@ impl Hub {
             let (bytes, is_forwarded) = (room_for(&message), is_forwarded_proposal(&message));
             let in_turn = !is_forwarded || waiting.is_empty();
             if bytes == 0 || in_turn && self.disk.admit_entries(bytes, is_forwarded) {
-                node.handle(Input::Peer(message), now);
+                self.half_way.during(|| node.handle(Input::Peer(message), now));
             } else if is_forwarded && waiting.len() < FORWARDED_MAX && !self.disk.is_full() {
                 waiting.push_back(message);
             }
@@ -256,7 +260,7 @@ impl Hub {
 
     /// Gives the node an input and lets a turn follow.
     pub fn input(&self, input: Input<'_>) {
-        self.node.borrow_mut().handle(input, clock::now());
+        self.half_way.during(|| self.node.borrow_mut().handle(input, clock::now()));
         self.wake.notify();
     }
 

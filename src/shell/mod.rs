@@ -17,6 +17,7 @@ pub mod driver;
 pub mod ending;
 pub mod executor;
 pub mod fan_out;
+pub mod half_way;
 mod health;
 mod http_client;
 pub mod install;
