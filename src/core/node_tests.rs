@@ -20,6 +20,7 @@ use super::store::{Loader, StoreOptions};
 use ringd_storage::record::{Entry, HardState, Record};
 
 mod handovers;
+mod installs;
 mod members;
 
 use members::newcomer;
