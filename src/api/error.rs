@@ -97,12 +97,6 @@ impl ApiError {
         Self::request(ErrorCode::InvalidForm, "http: POST too large")
     }
 
-    /// No quorum answered in time.
-    #[must_use]
-    pub fn timed_out() -> Self {
-        Self::request(ErrorCode::RaftInternal, "etcdserver: request timed out")
-    }
-
     /// More is under way than this member takes. etcd's words for a gap between commit and apply that is too large.
     #[must_use]
     pub fn too_many_requests() -> Self {

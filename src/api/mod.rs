@@ -8,6 +8,7 @@ pub mod go_json;
 pub mod health;
 pub mod json;
 pub mod keys;
+pub mod late;
 pub mod members;
 pub mod method;
 pub mod params;

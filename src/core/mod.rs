@@ -7,6 +7,7 @@ pub mod entries;
 pub mod event;
 pub mod farewell;
 pub mod forced;
+pub mod forwarded;
 pub mod gate;
 pub mod handover;
 pub mod install;

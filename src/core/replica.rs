@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! 1. A leader's messages leave before its own sync; a follower's or candidate's only after it (raft thesis, 10.2.1),
-//!    but for those that promise nothing: forwarded proposals and reads.
+//!    but for those that promise nothing: forwarded proposals, reads, answers to heartbeats.
 //! 2. Readies are reported persisted in order, and one that needs a sync only after [`Replica::persisted`] said so.
 //! 3. A hard state that only moves the commit index is never synced by itself: it rides on the next append. Losing it
 //!    costs nothing, because commit is found again from a quorum. After a change of membership it is written at once:
@@ -334,21 +334,37 @@ impl Replica {
         self.raw.report_snapshot(to.get(), if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
     }
 
-    /// Asks the voter that is furthest, of those heard of lately, to take over. `None` when there is none, or this node
+    /// Of the other voters that were heard of lately, the one that is furthest. `None` when there is none, or this node
     /// does not lead.
-    pub fn transfer_leadership(&mut self) -> Option<MemberId> {
+    #[must_use]
+    pub fn furthest_voter(&self) -> Option<MemberId> {
+        self.furthest_beyond(None)
+    }
+
+    /// The same, but only if it has on disk what this node has not.
+    #[must_use]
+    pub fn quicker_voter(&self) -> Option<MemberId> {
+        let raft = &self.raw.raft;
+        self.furthest_beyond(Some(raft.prs().get(raft.id)?.matched))
+    }
+
+    fn furthest_beyond(&self, floor: Option<u64>) -> Option<MemberId> {
         let raft = &self.raw.raft;
         if raft.state != StateRole::Leader {
             return None;
         }
         let voters = raft.prs().conf().voters();
-        let candidates = raft
-            .prs()
-            .iter()
-            .filter(|(id, progress)| **id != raft.id && voters.contains(**id) && progress.recent_active);
-        let (&to, _) = candidates.max_by_key(|(id, progress)| (progress.matched, **id))?;
-        self.raw.transfer_leader(to);
-        Some(MemberId::new(to))
+        let candidates = raft.prs().iter().filter(|(id, progress)| {
+            let is_beyond = floor.is_none_or(|floor| progress.matched > floor);
+            **id != raft.id && voters.contains(**id) && progress.recent_active && is_beyond
+        });
+        let (&furthest, _) = candidates.max_by_key(|(id, progress)| (progress.matched, **id))?;
+        Some(MemberId::new(furthest))
+    }
+
+    /// Asks a voter to take over.
+    pub fn transfer_leadership_to(&mut self, to: MemberId) {
+        self.raw.transfer_leader(to.get());
     }
 
     /// Whether anybody else has a vote.
@@ -483,7 +499,7 @@ impl Replica {
             let must_sync = ready.must_sync();
             let committed = ready.take_committed_entries();
             let mut waiting = ready.take_persisted_messages();
-            if !waiting.is_empty() && self.held.iter().any(|held| held.must_sync) {
+            if must_sync || self.held.iter().any(|held| held.must_sync) {
                 self.outbox.extend(waiting.extract_if(.., promises_nothing));
             }
             self.raw.advance_append_async(ready);
@@ -750,9 +766,13 @@ impl Replica {
     }
 }
 
-/// Whether losing this node's disk could not make the message untrue: it may leave before a sync.
+/// Whether losing this node's disk could not make the message untrue: it may leave before a sync. The answer to a
+/// heartbeat says that this node hears its leader and has not heard of a later one: a vote or an entry of a later term is
+/// answered when it is on disk, and only then counts for anybody. Were it to wait, followers with slow disks would look
+/// dead to their leader, which would step down (check-quorum) when the cluster can do with an election least.
 fn promises_nothing(message: &mut Message) -> bool {
-    matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex)
+    use MessageType::{MsgHeartbeatResponse, MsgPropose, MsgReadIndex};
+    matches!(message.get_msg_type(), MsgPropose | MsgReadIndex | MsgHeartbeatResponse)
 }
 
 fn changes_members(message: &Message) -> bool {

@@ -32,6 +32,7 @@ use super::driver::{Hub, die};
 use super::notify::Notify;
 use super::{clock, raw};
 use crate::core::event::Input;
+use crate::core::forwarded::Room;
 use crate::core::replica::{Append, ReadyNumber};
 use crate::metrics::nanos;
 
@@ -58,6 +59,16 @@ pub enum Admission {
     Later,
     /// The disk is full: refuse.
     Full,
+}
+
+impl Room for &Disk {
+    fn admit(&mut self, bytes: u64, beside_own: bool) -> bool {
+        self.admit_entries(bytes, beside_own)
+    }
+
+    fn is_full(&self) -> bool {
+        self.full.get()
+    }
 }
 
 /// The WAL and what surrounds it.
@@ -132,10 +143,8 @@ impl Disk {
         }
     }
 
-    /// Whether so many bytes of another member's entries may be taken now; counts them when they may. What may not is
-    /// dropped like a lost message, and raft sends it again: a follower that catches up must not die because a spare is
-    /// prepared slower than entries arrive, nor because its disk is full. Forwarded proposals share the next append with
-    /// the writes of this member's own clients (`beside_own`); a leader's entries do not.
+    /// Whether so many bytes of another member's entries may be taken now; see [`Room`]. A follower that catches up must
+    /// not die because a spare is prepared slower than entries arrive, nor because its disk is full.
     pub fn admit_entries(&self, bytes: u64, beside_own: bool) -> bool {
         let heard = self.heard_bytes.get() + bytes;
         let own = if beside_own { self.admitted_bytes.get() } else { 0 };

@@ -9,7 +9,6 @@
 //!    of earlier turns are sent, so that the disk works while the sockets do.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -20,11 +19,13 @@ use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
-use super::connection::{Audience, Conn};
+use super::connection::Audience;
+use super::connections::Connections;
 use super::credentials::Credentials;
 use super::disk::Disk;
 use super::ending;
 use super::fan_out::FanOut;
+use super::half_way::HalfWay;
 use super::notify::Notify;
 use super::peers::{self, Peers};
 use super::pressure::Pressure;
@@ -32,10 +33,10 @@ use super::process;
 use super::profile::Profiler;
 use super::respond::{Responder, raft_position};
 use crate::config::{Ceilings, Cors, LogLevel};
-use crate::core::entries::is_forwarded_proposal;
 use crate::core::event::{Answer, ClientToken, Effects, Ended, Input, Install, Notice, Outcome};
+use crate::core::forwarded::Forwarded;
 use crate::core::node::Node;
-use crate::core::replica::{PeerMessage, room_for};
+use crate::core::replica::PeerMessage;
 use crate::core::store::Fired;
 use crate::metrics::{self, Metrics, Step};
 use crate::wire::http_request::Limits;
@@ -43,80 +44,8 @@ use crate::wire::http_request::Limits;
 /// Reads pass through one buffer of this size; it holds a burst of pipelined requests.
 const SCRATCH_BYTES: usize = 64 << 10;
 
-/// Forwarded proposals that may wait for room in the WAL, of about a megabyte each at most: a segment's worth.
-const FORWARDED_MAX: usize = 64;
-
 /// etcd counts an apply as slow, and says so, beyond this.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
-
-/// The connections, by slot.
-#[derive(Default)]
-pub struct Connections {
-    slots: Vec<Option<Rc<Conn>>>,
-    free: Vec<u32>,
-    next_generation: u32,
-    open: usize,
-    /// Bytes that all of them have sent.
-    pub sent_bytes: Rc<Cell<u64>>,
-    /// Bytes of events that wait in their mailboxes.
-    pub mailbox_bytes: Rc<Cell<u64>>,
-}
-
-impl Connections {
-    /// Gives a new connection a slot.
-    pub fn open(&mut self, audience: Audience) -> Rc<Conn> {
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
-        });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, audience, self));
-        self.slots[slot as usize] = Some(Rc::clone(&conn));
-        self.open += 1;
-        conn
-    }
-
-    /// Frees a connection's slot; tokens that still name it find nobody.
-    pub fn close(&mut self, conn: &Conn) {
-        self.slots[conn.slot() as usize] = None;
-        self.free.push(conn.slot());
-        self.open -= 1;
-    }
-
-    /// The connection in a slot, if it is still the one meant.
-    #[must_use]
-    pub fn get(&self, slot: u32, generation: u32) -> Option<&Rc<Conn>> {
-        self.slots.get(slot as usize)?.as_ref().filter(|conn| conn.generation() == generation)
-    }
-
-    /// How many are open.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.open
-    }
-
-    /// Whether none is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open == 0
-    }
-
-    /// Slots there are, taken or free.
-    #[must_use]
-    pub fn slots(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whoever has a slot now.
-    #[must_use]
-    pub fn at(&self, slot: usize) -> Option<&Rc<Conn>> {
-        self.slots.get(slot)?.as_ref()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Rc<Conn>> {
-        self.slots.iter().flatten()
-    }
-}
 
 /// What a turn owes to clients.
 #[derive(Default)]
@@ -139,6 +68,8 @@ pub struct Services {
 pub struct Hub {
     /// The core.
     pub node: RefCell<Node>,
+    /// Whether a connection's task panicked while it changed the core.
+    pub half_way: HalfWay,
     /// The WAL and its sync.
     pub disk: Disk,
     /// Who is connected.
@@ -165,6 +96,10 @@ pub struct Hub {
     pub fds_at_start: u64,
     /// Since when the present leader leads, as far as this node saw.
     pub leads_since: Cell<UnixNanos>,
+    /// When this member was last elected.
+    pub elected: Cell<Option<Instant>>,
+    /// `--election-timeout`; set at the start, before anyone is served.
+    pub election_timeout: Cell<Duration>,
     /// When the requests taken now were at hand.
     pub taking_since: Cell<Instant>,
     /// When the running [`Hub::settle`] began: the end of the requests it answers.
@@ -196,7 +131,7 @@ pub struct Hub {
     wake: Notify,
     deliver: Notify,
     /// Proposals of other members' clients that the WAL has no room for at this moment.
-    forwarded: RefCell<VecDeque<PeerMessage>>,
+    forwarded: RefCell<Forwarded>,
     owed: RefCell<Owed>,
     effects: RefCell<Effects>,
     stopping: Cell<bool>,
@@ -226,6 +161,7 @@ impl Hub {
         Rc::new(Self {
             raft_position: Cell::new(raft_position(&node)),
             node: RefCell::new(node),
+            half_way: HalfWay::default(),
             disk,
             connections: RefCell::default(),
             credentials,
@@ -239,6 +175,8 @@ impl Hub {
             fds_at_start: process::list_fds(),
             wall_anchor: Cell::new(begun),
             leads_since: Cell::new(begun.1),
+            elected: Cell::default(),
+            election_timeout: Cell::default(),
             taking_since: Cell::new(begun.0),
             settling_since: Cell::new(begun.0),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
@@ -292,20 +230,13 @@ impl Hub {
         self.poke_writers();
     }
 
-    /// Gives the node messages of other members; one turn follows. Entries that the WAL has no room for are dropped, for a
-    /// leader sends them again; proposals of others' clients, which nobody would repeat, wait as those of own ones do.
+    /// Gives the node messages of other members, as far as there is room for what they carry; one turn follows.
     pub fn hear(&self, messages: impl Iterator<Item = PeerMessage>) {
         let now = clock::now();
         let mut node = self.node.borrow_mut();
-        let mut waiting = self.forwarded.borrow_mut();
-        for message in messages {
-            let (bytes, is_forwarded) = (room_for(&message), is_forwarded_proposal(&message));
-            let in_turn = !is_forwarded || waiting.is_empty();
-            if bytes == 0 || in_turn && self.disk.admit_entries(bytes, is_forwarded) {
-                node.handle(Input::Peer(message), now);
-            } else if is_forwarded && waiting.len() < FORWARDED_MAX && !self.disk.is_full() {
-                waiting.push_back(message);
-            }
+        let mut forwarded = self.forwarded.borrow_mut();
+        for message in messages.filter_map(|message| forwarded.arrived(message, &mut &self.disk)) {
+            self.half_way.during(|| node.handle(Input::Peer(message), now));
         }
         drop(node);
         self.wake.notify();
@@ -313,18 +244,15 @@ impl Hub {
 
     /// Gives the node the proposals that have waited for room, as far as there is some.
     fn hear_forwarded(&self) {
-        let mut waiting = self.forwarded.borrow_mut();
-        if self.disk.is_full() {
-            waiting.clear();
-        }
-        while let Some(message) = waiting.pop_front_if(|message| self.disk.admit_entries(room_for(message), true)) {
+        let mut forwarded = self.forwarded.borrow_mut();
+        while let Some(message) = forwarded.next(&mut &self.disk) {
             self.node.borrow_mut().handle(Input::Peer(message), clock::now());
         }
     }
 
     /// Gives the node an input and lets a turn follow.
     pub fn input(&self, input: Input<'_>) {
-        self.node.borrow_mut().handle(input, clock::now());
+        self.half_way.during(|| self.node.borrow_mut().handle(input, clock::now()));
         self.wake.notify();
     }
 
@@ -441,7 +369,10 @@ impl Hub {
     /// Logs a moment, and wakes whoever waits for it.
     pub fn tell_operator(&self, notice: &Notice) {
         match notice {
-            Notice::BecameLeader { term } => tracing::info!(%term, "became leader"),
+            Notice::BecameLeader { term } => {
+                self.elected.set(Some(clock::monotonic()));
+                tracing::info!(%term, "became leader");
+            }
             Notice::LeaderChanged { leader, term } => {
                 if *leader != MemberId::default() {
                     self.leads_since.set(clock::now());

@@ -103,8 +103,13 @@ fn reconfigure_refusal(hub: &Hub, change: &MemberChange) -> Option<String> {
     if let Err(refusal) = node.members().check_quorum(change) {
         return Some(refusal.to_string());
     }
-    let is_healthy = hub.peers.are_healthy_for(node.members(), config.id, change);
-    (!is_healthy).then(|| "not healthy for reconfigure".to_owned())
+    let missing = hub.peers.check_health(node.members(), config.id, change).err()?;
+    let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+    Some(format!(
+        "etcdserver: unhealthy cluster: this change of members could cost the quorum while {} has not been connected for \
+         five seconds",
+        missing.join(", ")
+    ))
 }
 
 impl Responder {
@@ -157,6 +162,15 @@ impl Responder {
         let date = self.date(clock::now());
         let head = ReplyHead { content_type: JSON, cluster_id, ..self.head(status, reply, &date) };
         append_reply(out, &head, |out| members::render_message(out, message));
+    }
+
+    /// Refuses a change of members that could cost the quorum: etcd's answer, which says nothing, with the reason in a
+    /// header and in the log.
+    fn reject(&self, out: &mut Vec<u8>, why: &str, reply: Reply) {
+        tracing::warn!("{why}, rejecting the change of members");
+        let (date, cluster_id) = (self.date(clock::now()), Some(self.cluster_id()));
+        let head = ReplyHead { content_type: JSON, cluster_id, reason: Some(why), ..self.head(500, reply, &date) };
+        append_reply(out, &head, |out| members::render_message(out, INTERNAL));
     }
 
     fn refuse(&self, conn: &Conn, refused: &Refused, reply: Reply) -> Dispatch {
@@ -303,8 +317,8 @@ impl Responder {
         match change {
             Ok(change) => {
                 if let Some(why) = reconfigure_refusal(hub, &change) {
-                    tracing::warn!("{why}, rejecting the change of members");
-                    return self.say(conn, 500, INTERNAL, Some(self.cluster_id()), reply);
+                    self.reject(&mut conn.out(), &why, reply);
+                    return Dispatch::Answered;
                 }
                 let form = Form::Members(Box::new(change.clone()));
                 self.propose(hub, conn, form, body.len(), reply, |token| Input::Members { token, change })
@@ -355,7 +369,7 @@ impl Responder {
             (Form::Auth, Outcome::Auth(Err(refusal))) => (auth::refusal_status(refusal), refusal.to_string()),
             (Form::Members(change), Outcome::Members(Err(refusal))) => {
                 if *refusal == MemberRefusal::NotEnoughStarted {
-                    tracing::warn!("{refusal}, rejecting the change of members");
+                    return self.reject(out, &refusal.to_string(), reply);
                 }
                 let Refused { status, message } = members::change_refused(change, *refusal);
                 (status, message)

@@ -198,3 +198,27 @@ fn take_answers(hub: &Hub, peer: &Peer, inbox: &mut BytesMut) -> io::Result<()> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_become_rarer_up_to_a_limit_and_differ_between_members() {
+        let waits = |seed: u64| {
+            let mut pause = Pause { seed, tries: 0 };
+            (0..20).map(|_| pause.next()).collect::<Vec<_>>()
+        };
+        for seed in 0..50 {
+            let waits = waits(seed);
+            for (number, wait) in waits.iter().enumerate() {
+                let base = PAUSE_MIN.saturating_mul(1 << number.min(8)).min(PAUSE_MAX);
+                assert!((base / 2..base * 3 / 2).contains(wait), "seed {seed}, try {number}: {wait:?}");
+            }
+            assert!(waits[8..].iter().any(|wait| *wait != waits[8]), "seed {seed} has no jitter");
+        }
+        assert_ne!(waits(1), waits(2));
+        let mut pause = Pause { seed: 1, tries: u32::MAX };
+        assert!(pause.next() <= PAUSE_MAX * 3 / 2, "it never overflows");
+    }
+}

@@ -91,15 +91,7 @@ async fn send(hub: &Rc<Hub>, directory: &FsMedium, message: &PeerMessage) -> io:
     head.push(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     head.take(&mut bytes);
     dial::limited(STALL_LIMIT, dial::send(&mut stream, &bytes)).await?;
-    let mut offset = 0;
-    while offset < total {
-        let length = usize::try_from(total - offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
-        let (file, reuse) = (file.clone(), bytes);
-        bytes = glommio::executor().spawn_blocking(move || read_chunk(&file, offset, length, reuse)).await?;
-        dial::limited(STALL_LIMIT, dial::send(&mut stream, &bytes)).await?;
-        offset += length as u64;
-        Timer::new(CHUNK_PAUSE).await;
-    }
+    pour(&file, total, bytes, async |chunk| dial::limited(STALL_LIMIT, dial::send(&mut stream, chunk)).await).await?;
     let answer = async {
         let mut inbox = BytesMut::from(&rest[..]);
         loop {
@@ -117,6 +109,25 @@ async fn send(hub: &Rc<Hub>, directory: &FsMedium, message: &PeerMessage) -> io:
     };
     dial::limited(VERDICT_LIMIT, answer).await?;
     Ok(total)
+}
+
+/// Gives `total` bytes of the file to `send`, a frame at a time, at [`CHUNK_PAUSE`]'s pace.
+async fn pour(
+    file: &FsFile,
+    total: u64,
+    mut buffer: Vec<u8>,
+    mut send: impl AsyncFnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut offset = 0;
+    while offset < total {
+        let length = usize::try_from(total - offset).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));
+        let file = file.clone();
+        buffer = glommio::executor().spawn_blocking(move || read_chunk(&file, offset, length, buffer)).await?;
+        send(&buffer).await?;
+        offset += length as u64;
+        Timer::new(CHUNK_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Blocking: a chunk as a frame.
@@ -279,4 +290,118 @@ fn publish(
     }
     medium.rename(temporary, &snapshot_name(marker))?;
     medium.sync_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use ringd_storage::format::Identity;
+    use ringd_storage::ids::{EtcdIndex, RaftIndex, Term, UnixNanos};
+    use ringd_storage::snapshot::{SnapshotMeta, SnapshotWriter, push_item};
+
+    use super::*;
+    use crate::shell::executor;
+
+    const CLUSTER: ClusterId = ClusterId::new(7);
+    const MARKER: SnapshotMarker = SnapshotMarker { index: RaftIndex::new(9), term: Term::new(2) };
+    const TEMPORARY: &str = "received.tmp";
+
+    /// A medium, and the bytes of a snapshot of a few items.
+    fn medium() -> (tempfile::TempDir, FsMedium, Vec<u8>) {
+        let directory = tempfile::tempdir().unwrap();
+        let medium = FsMedium::open(directory.path()).unwrap();
+        let meta = SnapshotMeta {
+            identity: Identity { cluster: CLUSTER, member: MemberId::new(1) },
+            marker: MARKER,
+            etcd_index: EtcdIndex::new(5),
+            voters: vec![MemberId::new(1)],
+            learners: Vec::new(),
+            items: 0,
+            created: UnixNanos::ZERO,
+        };
+        let (mut writer, mut chunk) = (SnapshotWriter::new(meta), Vec::new());
+        for key in 0..20_u8 {
+            push_item(&mut chunk, &[&[key]], |out| out.extend_from_slice(&[key; 50]));
+        }
+        writer.push_chunk(chunk);
+        let mut publish = writer.into_publish(medium.clone());
+        while publish.step(&mut || {}).unwrap().is_some() {}
+        let name = snapshot_name(MARKER);
+        let bytes = std::fs::read(directory.path().join(&name)).unwrap();
+        medium.remove(&name).unwrap();
+        (directory, medium, bytes)
+    }
+
+    /// What becomes of a file of these bytes that was received.
+    fn publish_received(medium: &FsMedium, bytes: &[u8], marker: SnapshotMarker, cluster: ClusterId) -> io::Result<()> {
+        let file = medium.create(TEMPORARY)?;
+        write_chunk(&file, &Bytes::copy_from_slice(bytes), 0)?;
+        publish(medium, TEMPORARY, marker, cluster, &file)
+    }
+
+    #[test]
+    fn what_was_announced_gets_its_name_when_it_is_whole() {
+        let (_directory, medium, bytes) = medium();
+        publish_received(&medium, &bytes, MARKER, CLUSTER).unwrap();
+        assert_eq!(medium.list().unwrap(), [snapshot_name(MARKER)]);
+    }
+
+    #[test]
+    fn a_flipped_byte_anywhere_is_refused_and_leaves_nothing() {
+        let (_directory, medium, bytes) = medium();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x40;
+            let error = publish_received(&medium, &damaged, MARKER, CLUSTER).expect_err("it is damaged");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "byte {at}: {error}");
+            assert_eq!(medium.list().unwrap(), [""; 0], "byte {at}");
+        }
+        for end in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+            publish_received(&medium, &bytes[..end], MARKER, CLUSTER).expect_err("it is cut off");
+            assert_eq!(medium.list().unwrap(), [""; 0], "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_another_entry_or_cluster_is_refused() {
+        let (_directory, medium, bytes) = medium();
+        let later = SnapshotMarker { index: MARKER.index.next(), ..MARKER };
+        for (marker, cluster) in [(later, CLUSTER), (MARKER, ClusterId::new(8))] {
+            let error = publish_received(&medium, &bytes, marker, cluster).expect_err("it is another one");
+            assert_eq!(error.to_string(), "it is not the snapshot that was announced");
+            assert_eq!(medium.list().unwrap(), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_file_leaves_in_chunks_with_a_rest_after_each() {
+        const CHUNKS: u32 = 20;
+        // It never goes to sleep: the linker seam that ends glommio's naps (`ring_seam.rs`) is not in this program.
+        const AWAKE: Duration = Duration::from_secs(3600);
+        let directory = tempfile::tempdir().unwrap();
+        let medium = FsMedium::open(directory.path()).unwrap();
+        let file = medium.create("file").unwrap();
+        let total = CHUNKS as usize * CHUNK_BYTES - 77;
+        let contents: Vec<u8> = (0..total).map(|at| (at / 1000) as u8).collect();
+        file.write_at(&contents, 0).unwrap();
+        let mut sent = Vec::new();
+        let begun = clock::monotonic();
+        executor::build(AWAKE).unwrap().run(async {
+            let send = async |chunk: &[u8]| {
+                sent.push(chunk.to_vec());
+                Ok(())
+            };
+            pour(&file, total as u64, Vec::new(), send).await.unwrap();
+        });
+        let took = begun.elapsed();
+        assert!(took >= CHUNK_PAUSE * CHUNKS, "{CHUNKS} chunks took {took:?}");
+        let mut received = Vec::new();
+        for frame in &sent {
+            let mut inbox = BytesMut::from(&frame[..]);
+            let Ok(Some(Frame::Chunk(chunk))) = next_frame(&mut inbox) else { panic!("not one chunk") };
+            assert!(inbox.is_empty() && chunk.len() <= CHUNK_BYTES);
+            received.extend_from_slice(&chunk);
+        }
+        assert_eq!(sent.len(), CHUNKS as usize);
+        assert!(received == contents, "other bytes arrived than were sent");
+    }
 }

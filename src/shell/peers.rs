@@ -26,6 +26,7 @@ use super::{clock, peer_out};
 use crate::config::url::Url;
 use crate::core::event::Input;
 use crate::core::membership::{Member, MemberChange, Membership};
+use crate::core::node::Node;
 use crate::core::replica::PeerMessage;
 use crate::metrics::{self, PeerMetrics, nanos};
 use crate::wire::peer_frame::{Class, MessageTooLong, Outbox, addressee, classify};
@@ -194,19 +195,46 @@ impl Peers {
     /// etcd's strict check of a change of members, the part that depends on streams: a member joins only while all
     /// others have been reached for [`HEALTHY_AFTER`], and one that is reached leaves only if a quorum remains without
     /// it.
-    #[must_use]
-    pub fn are_healthy_for(&self, members: &Membership, own: MemberId, change: &MemberChange) -> bool {
+    ///
+    /// # Errors
+    /// The members that are not reached.
+    pub fn check_health(
+        &self,
+        members: &Membership,
+        own: MemberId,
+        change: &MemberChange,
+    ) -> Result<(), Vec<MemberId>> {
         let book = self.book.borrow();
         let is_steady = |id: MemberId| {
             let since = book.get(&id).and_then(|peer| peer.connected.get());
             id == own || since.is_some_and(|since| since.elapsed() >= HEALTHY_AFTER)
         };
-        let steady = members.iter().filter(|member| is_steady(member.id)).count();
-        match change {
-            MemberChange::Add(_) => steady == members.len(),
+        let missing: Vec<MemberId> = members.iter().map(|member| member.id).filter(|id| !is_steady(*id)).collect();
+        let steady = members.len() - missing.len();
+        let is_healthy = match change {
+            MemberChange::Add(_) => missing.is_empty(),
             MemberChange::Remove(id) if *id != own && !book.get(id).is_some_and(|peer| peer.is_connected()) => true,
             MemberChange::Remove(_) => steady > 1 + members.len().saturating_sub(1) / 2,
             MemberChange::Update { .. } => true,
+        };
+        if is_healthy { Ok(()) } else { Err(missing) }
+    }
+
+    /// Whether whoever a write needs has been connected since `begun`: the leader, or, where this member leads, members
+    /// that make a quorum with it. True when nobody leads.
+    #[must_use]
+    pub fn were_reached_since(&self, begun: Instant, node: &Node) -> bool {
+        let (leader, own) = (node.leader(), node.config().id);
+        let book = self.book.borrow();
+        let was_reached = |id: MemberId| {
+            let since = book.get(&id).and_then(|peer| peer.connected.get());
+            id == own || since.is_some_and(|since| since < begun)
+        };
+        if leader == own {
+            let members = node.members();
+            members.iter().filter(|member| was_reached(member.id)).count() > members.len() / 2
+        } else {
+            leader == MemberId::default() || was_reached(leader)
         }
     }
 

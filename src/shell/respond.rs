@@ -24,6 +24,7 @@ use super::profile::ProfilePlan;
 use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
 use crate::api::keys::{self, KeysRequest};
+use crate::api::late::Late;
 use crate::api::method::Method;
 use crate::api::params;
 use crate::api::route::{MethodVerdict, Route, Routed, route};
@@ -331,7 +332,7 @@ impl Responder {
                             return Dispatch::Proposed;
                         }
                         Admission::Later => return Dispatch::AwaitRoom,
-                        Admission::Full => failure(ProposalFailure::NoSpace),
+                        Admission::Full => no_space(),
                     },
                     Verdict::OverQuota => ApiError::space_exceeded(),
                     Verdict::Overload => ApiError::too_many_requests(),
@@ -443,7 +444,7 @@ impl Responder {
             Asked::Key { path, recursive, sorted } if confirmed => {
                 self.get(out, (&hub.node.borrow(), clock::now()), path, (*recursive, *sorted), plan.reply);
             }
-            Asked::Key { .. } => self.error(out, &failure(ProposalFailure::Timeout), plan.reply),
+            Asked::Key { .. } => self.error(out, &late(hub, plan.reply.begun).error(), plan.reply),
             Asked::Health => self.health(hub, out, confirmed, plan.reply),
             Asked::Ready(report) => self.report(out, report, Some(confirmed), plan.reply),
         }
@@ -463,7 +464,9 @@ impl Responder {
                 append_reply(out, &head, |out| keys::render_event(out, event, no_value));
             }
             Outcome::Refused(error) => self.store_error(out, error, reply),
-            Outcome::Failed(reason) => self.error(out, &failure(*reason), reply),
+            Outcome::Failed(ProposalFailure::Timeout) => self.error(out, &late(hub, reply.begun).error(), reply),
+            Outcome::Failed(ProposalFailure::NotProposed) => self.error(out, &no_leader(), reply),
+            Outcome::Failed(ProposalFailure::NoSpace) => self.error(out, &no_space(), reply),
             Outcome::Auth(_) | Outcome::Members(_) => unreachable!("a write to keys ends as one"),
         }
     }
@@ -591,13 +594,24 @@ pub fn raft_position(node: &Node) -> (u64, u64) {
     (node.committed().get(), node.term().get())
 }
 
-fn failure(reason: ProposalFailure) -> ApiError {
-    let cause = match reason {
-        ProposalFailure::Timeout => "etcdserver: request timed out",
-        ProposalFailure::NotProposed => "etcdserver: no leader",
-        ProposalFailure::NoSpace => {
-            "etcdserver: no space left for the write-ahead log; free some, and writes are accepted again"
-        }
-    };
+fn no_leader() -> ApiError {
+    ApiError::request(ErrorCode::RaftInternal, "etcdserver: no leader")
+}
+
+fn no_space() -> ApiError {
+    let cause = "etcdserver: no space left for the write-ahead log; free some, and writes are accepted again";
     ApiError::request(ErrorCode::RaftInternal, cause)
+}
+
+/// A request that arrived at `begun` is given up.
+fn late(hub: &Hub, begun: Instant) -> Late {
+    let now = clock::monotonic();
+    let age = |since: Instant| now.saturating_duration_since(since);
+    let node = hub.node.borrow();
+    Late {
+        age: age(begun),
+        elected: hub.elected.get().map(age),
+        election_timeout: hub.election_timeout.get(),
+        was_connected: hub.peers.were_reached_since(begun, &node),
+    }
 }

@@ -217,6 +217,7 @@ async fn start(config: &Config, services: Services) -> Result<Rc<Hub>, StartErro
     let keep = config.max_snapshots.map_or(usize::MAX, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let (snap, wal_dir) = (directory.snap().clone(), directory.wal().clone());
     hub.keep(directory);
+    hub.election_timeout.set(config.election_timeout);
     assert!(hub.peers.tls.set(Rc::clone(&peer_tls)).is_ok(), "a hub starts once");
     glommio::spawn_local(tls_files::watch(Rc::clone(&client_tls))).detach();
     glommio::spawn_local(tls_files::watch(Rc::clone(&peer_tls))).detach();

@@ -72,6 +72,8 @@ pub struct ReplyHead<'a> {
     pub www_authenticate: Option<&'a str>,
     /// `X-Content-Type-Options: nosniff`, which Go's `http.Error` and 404 page carry.
     pub nosniff: bool,
+    /// `X-Ringd-Reason`: a sentence for people where etcd's body must not have one. It holds no line break.
+    pub reason: Option<&'a str>,
     /// `X-Etcd-Cluster-Id`, already in hex.
     pub cluster_id: Option<&'a str>,
     /// `X-Etcd-Index`.
@@ -97,6 +99,7 @@ impl<'a> ReplyHead<'a> {
             location: None,
             www_authenticate: None,
             nosniff: false,
+            reason: None,
             cluster_id: None,
             etcd_index: None,
             raft: None,
@@ -323,6 +326,9 @@ fn append_common(out: &mut Vec<u8>, head: &ReplyHead<'_>) {
     if let Some((index, term)) = head.raft {
         number_line(out, "X-Raft-Index: ", index);
         number_line(out, "X-Raft-Term: ", term);
+    }
+    if let Some(reason) = head.reason {
+        line(out, "X-Ringd-Reason: ", reason.as_bytes());
     }
     line(out, "Date: ", head.date);
 }

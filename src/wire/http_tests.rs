@@ -335,6 +335,7 @@ fn an_error_page_reads_as_gos_does() {
         location: Some(b"/x"),
         www_authenticate: Some("Basic"),
         nosniff: true,
+        reason: Some("so it is"),
         ..ReplyHead::new(405, DATE)
     };
     append_reply(&mut out, &head, |out| out.extend_from_slice(b"Method Not Allowed\n"));
@@ -344,7 +345,7 @@ fn an_error_page_reads_as_gos_does() {
         format!(
             "HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\nContent-Type: text/plain; charset=utf-8\r\n\
              Location: /x\r\n{server}Www-Authenticate: Basic\r\nX-Content-Type-Options: nosniff\r\n\
-             Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 19\r\n\r\nMethod Not Allowed\n"
+             X-Ringd-Reason: so it is\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 19\r\n\r\nMethod Not Allowed\n"
         )
     );
     let mut out = Vec::new();

@@ -12,8 +12,10 @@ mod linear;
 mod load;
 mod names;
 mod net;
+mod snapshots;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use proptest::prelude::*;
-use ringd::wire::peer_frame::{FRAME_HEADER_BYTES, Frame, FrameError, Outbox, next_frame};
+use ringd::wire::peer_frame::{FRAME_HEADER_BYTES, Frame, FrameError, Outbox, append_chunk, next_frame};
 use ringd::wire::peer_handshake::{Purpose, parse_answer, parse_request, render_request};
 
 use crate::run;
@@ -99,7 +99,33 @@ fn handshakes() {
     });
 }
 
+/// A chunk of a snapshot as it travels.
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let filled = append_chunk(&mut frame, |out| {
+        out.extend_from_slice(bytes);
+        Ok::<(), ()>(())
+    });
+    filled.expect("it always succeeds");
+    frame
+}
+
 proptest! {
+    #[test]
+    fn a_chunk_with_a_flipped_bit_is_refused_or_never_whole(
+        bytes in proptest::collection::vec(any::<u8>(), 1..3000),
+        at in any::<proptest::sample::Index>(),
+        bit in 0..8_u32,
+    ) {
+        let mut damaged = chunk(&bytes);
+        prop_assert_eq!(read(&[&damaged]), Ok(vec![Frame::Chunk(bytes.into())]));
+        let place = at.index(damaged.len());
+        damaged[place] ^= 1 << bit;
+        // A length that grew waits for bytes that never come, until the transfer has stood still for too long.
+        let read = read(&[&damaged]);
+        prop_assert!(read.is_err() || place < 4 && read == Ok(vec![]), "{:?}", read);
+    }
+
     #[test]
     fn noise_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..500), piece in 1..50_usize) {
         check(&bytes, piece);

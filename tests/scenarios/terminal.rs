@@ -35,6 +35,14 @@ fn colour_bars_and_hints_are_for_people() {
     }
     let refused = at_terminal(&stage, "--endpoints http://127.0.0.1:1 get /a", &[]);
     assert!(refused.contains(RED) && refused.contains("No endpoint answered."), "{refused:?}");
+    // The server's own words, where etcd's say nothing.
+    let members = text(&stage.ctl(&["member", "list"]).stdout);
+    let id = members.split(':').next().expect("an id");
+    let short = "re-configuration failed due to not enough started members";
+    let refused = at_terminal(&stage, &format!("member remove {id}"), &[]);
+    assert!(refused.contains("has no leader") && refused.contains(short), "{refused:?}");
+    let refused = text(&stage.ctl(&["member", "remove", id]).stderr);
+    assert!(refused.contains("has no leader") && !refused.contains(short), "{refused}");
     let data = stage.site.data_dir.display();
     let copied = at_terminal(&stage, &format!("backup --data-dir {data} --backup-dir copy"), &[]);
     assert!(copied.contains("copying"), "a bar: {copied:?}");

@@ -5,7 +5,8 @@
 //! | here | mirrors |
 //! |---|---|
 //! | [`Host::start`] | `shell/start.rs`: `open_node`, `bootstrap`, `load`, `build_node` |
-//! | [`Process::append`], [`Process::admit`], [`Process::admit_entries`], [`Process::turn_is_over`], [`Process::room`] | `shell/disk.rs`: the same names of `Disk` |
+//! | [`Process::append`], [`Process::admit`], its [`Room`], [`Process::turn_is_over`], [`Process::room`] | `shell/disk.rs`: the same names of `Disk` |
+//! | [`Process::hear`], [`Process::hear_forwarded`] | `shell/driver.rs`: the same names of `Hub` |
 //! | [`Process::begin_sync`], [`Process::sync_step`] | `shell/disk.rs`: `sync`, `perform` |
 //! | [`Process::make_spare`] | `shell/disk.rs`: `prepare`, `add_one`, `discard_rest` |
 //! | [`Process::snapshot_step`], [`Process::retain`] | `shell/snapshot.rs` |
@@ -16,11 +17,12 @@
 use std::collections::VecDeque;
 
 use ringd::core::event::{Input, Install, SnapshotDone};
+use ringd::core::forwarded::{Forwarded, Room};
 use ringd::core::install::{State, StateLoader};
 use ringd::core::membership::{Member, bootstrap_log};
 use ringd::core::node::{Node, NodeConfig, NodeStart};
 use ringd::core::raft_log::RaftLog;
-use ringd::core::replica::{Append, ReadyNumber, entry_from_record};
+use ringd::core::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
 use ringd::core::store::StoreOptions;
 use ringd_storage::format::{Identity, SnapshotMarker};
 use ringd_storage::ids::{ClusterId, MemberId, RaftIndex, Term, UnixNanos, WalIndex};
@@ -129,6 +131,7 @@ pub struct Process {
     admitted_bytes: u64,
     /// Bytes of other members' entries taken since the last turn.
     heard_bytes: u64,
+    forwarded: Forwarded,
     /// Somebody waits for a spare although the regular ones may be ready.
     hurry: bool,
     flight: Option<Flight>,
@@ -263,6 +266,7 @@ impl Host {
             appended: ReadyNumber(0),
             admitted_bytes: 0,
             heard_bytes: 0,
+            forwarded: Forwarded::default(),
             hurry: false,
             flight: None,
             full: false,
@@ -328,6 +332,24 @@ fn load(snap: &MemoryMedium, name: &str, options: &StoreOptions) -> Result<State
     damaged.map_or_else(|| loader.finish(), Err)
 }
 
+impl Room for Process {
+    fn admit(&mut self, bytes: u64, beside_own: bool) -> bool {
+        let heard = self.heard_bytes + bytes;
+        let own = if beside_own { self.admitted_bytes } else { 0 };
+        let fits = own + heard + self.reserve_bytes() <= self.room_bytes();
+        if fits {
+            self.heard_bytes = heard;
+        } else {
+            self.hurry = true;
+        }
+        fits
+    }
+
+    fn is_full(&self) -> bool {
+        self.full
+    }
+}
+
 impl Process {
     /// Whether a write of so many bytes may be proposed. `None`: later, a spare is being made.
     pub fn admit(&mut self, bytes: usize) -> Option<bool> {
@@ -340,17 +362,23 @@ impl Process {
         self.full.then_some(false)
     }
 
-    /// Whether so many bytes of another member's entries may be taken now; what may not is dropped like a lost message.
-    pub fn admit_entries(&mut self, bytes: u64, beside_own: bool) -> bool {
-        let heard = self.heard_bytes + bytes;
-        let own = if beside_own { self.admitted_bytes } else { 0 };
-        let fits = own + heard + self.reserve_bytes() <= self.room_bytes();
-        if fits {
-            self.heard_bytes = heard;
-        } else {
-            self.hurry = true;
+    /// A message of another member; false when the node has not got it, for want of room.
+    pub fn hear(&mut self, message: PeerMessage, wall: UnixNanos) -> bool {
+        let mut forwarded = std::mem::take(&mut self.forwarded);
+        let message = forwarded.arrived(message, self);
+        self.forwarded = forwarded;
+        message.map(|message| self.node.handle(Input::Peer(message), wall)).is_some()
+    }
+
+    /// Gives the node the proposals that have waited for room, as far as there is some; whether there was one.
+    pub fn hear_forwarded(&mut self, wall: UnixNanos) -> bool {
+        let (mut forwarded, mut some) = (std::mem::take(&mut self.forwarded), false);
+        while let Some(message) = forwarded.next(self) {
+            self.node.handle(Input::Peer(message), wall);
+            some = true;
         }
-        fits
+        self.forwarded = forwarded;
+        some
     }
 
     /// A turn has appended what it was given.

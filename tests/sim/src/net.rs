@@ -199,13 +199,14 @@ impl World {
             self.checks.votes.hears(message.to, message.term);
         }
         let bytes = room_for(&message);
-        let process = self.hosts[usize::from(to)].process.as_mut().expect("just seen");
-        if bytes > 0 && !process.admit_entries(bytes, is_forwarded_proposal(&message)) {
+        let host = &mut self.hosts[usize::from(to)];
+        let wall = host.clock(self.now);
+        if host.process.as_mut().expect("just seen").hear(message, wall) {
+            self.plan_turn(to);
+        } else {
             self.note(to, format_args!("has no room for {bytes} bytes of entries"));
             self.plan_spare(to);
-            return;
         }
-        self.input(to, Input::Peer(message));
     }
 
     fn send_snapshot(&mut self, from: HostId, to: HostId, install: Install, message: PeerMessage) {

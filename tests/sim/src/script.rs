@@ -92,6 +92,8 @@ struct Player {
     world: World,
     names: BTreeMap<String, HostId>,
     requests: BTreeMap<String, u32>,
+    /// Requests of `burst` that `answers` has not waited for.
+    burst: Vec<u32>,
     watches: BTreeMap<String, u64>,
 }
 
@@ -125,7 +127,13 @@ impl Player {
             profile.segment_bytes = number(bytes)?;
         }
         let world = World::new(7, profile, false);
-        Ok(Self { world, names: BTreeMap::new(), requests: BTreeMap::new(), watches: BTreeMap::new() })
+        Ok(Self {
+            world,
+            names: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            burst: Vec::new(),
+            watches: BTreeMap::new(),
+        })
     }
 
     fn host(&self, word: &str) -> Result<HostId, String> {
@@ -219,6 +227,19 @@ impl Player {
                 }
                 Err("it took everything".to_owned())
             }
+            "burst" => {
+                let value = "x".repeat(number(word(3)?)? as usize);
+                for _ in 0..number(word(2)?)? {
+                    let key = format!("/burst/{}", self.world.desk.next);
+                    let request = self.ask(&["put", word(1)?, &key, &value])?;
+                    self.burst.push(request);
+                }
+                Ok(())
+            }
+            "answers" => std::mem::take(&mut self.burst).into_iter().try_for_each(|request| {
+                self.wait(|world| world.desk.replies.contains_key(&request));
+                self.compare(request, wanted.unwrap_or("ok"))
+            }),
             "watch" => self.watch(words, wanted),
             "events" => {
                 let token = *self.watches.get(word(1)?).ok_or("no such watch")?;

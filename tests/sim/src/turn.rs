@@ -80,6 +80,7 @@ impl World {
         let life = self.hosts[at].life;
         let Some(process) = &mut self.hosts[at].process else { return };
         process.turn_planned = false;
+        process.hear_forwarded(wall);
         process.node.handle(process.room(), wall);
         process.node.poll(wall, effects);
         let marks = [process.node.applied().get(), process.node.committed().get(), process.node.store().index().get()];
@@ -282,9 +283,13 @@ impl World {
         if !self.lives(host, life) {
             return;
         }
+        let wall = self.hosts[usize::from(host)].clock(self.now);
         let process = self.hosts[usize::from(host)].process.as_mut().expect("lives");
         if process.make_spare() {
             process.spare_busy = false;
+            if process.hear_forwarded(wall) {
+                self.plan_turn(host);
+            }
             if !self.doomed(host) {
                 self.plan_spare(host);
             }

@@ -219,7 +219,7 @@ impl Client {
                 Ok(answer) if answer.status >= 500 => {
                     let endpoint = endpoint.to_string();
                     failures.push(match answer.status {
-                        500 | 503 => Failure::NoLeader { endpoint },
+                        500 | 503 => Failure::NoLeader { endpoint, reason: answer.reason },
                         status => Failure::ServerError { endpoint, status },
                     });
                     if !call.repeatable {

@@ -38,7 +38,11 @@ pub enum Failure {
     #[error("{why}")]
     Broken { endpoint: String, why: String },
     #[error("client: etcd member {endpoint} has no leader")]
-    NoLeader { endpoint: String },
+    NoLeader {
+        endpoint: String,
+        /// What the server said beside that, which etcd's client has no words for.
+        reason: Option<String>,
+    },
     #[error("client: etcd member {endpoint} returns server error [{status}]")]
     ServerError { endpoint: String, status: u16 },
 }

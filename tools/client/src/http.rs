@@ -31,6 +31,8 @@ pub struct Limits {
 pub struct Answer {
     pub status: u16,
     pub etcd_index: u64,
+    /// `X-Ringd-Reason`: what ringd says where etcd's body says nothing.
+    pub reason: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -100,6 +102,7 @@ enum Framing {
 struct Head {
     status: u16,
     etcd_index: u64,
+    reason: Option<String>,
     framing: Framing,
     closes: bool,
 }
@@ -218,7 +221,7 @@ impl Connection {
         let mut body = Vec::new();
         let keeps = self.body(&head.framing, &mut body, limits)? && !head.closes;
         self.reused = true;
-        Ok((Answer { status: head.status, etcd_index: head.etcd_index, body }, keeps))
+        Ok((Answer { status: head.status, etcd_index: head.etcd_index, reason: head.reason, body }, keeps))
     }
 
     fn send(&mut self, request: &[u8], timeout: Option<Duration>) -> io::Result<()> {
@@ -289,8 +292,13 @@ impl Connection {
                 Err(e) => return Err(self.foreign(&format!("malformed HTTP response: {e}"))),
             };
             let status = parsed.code.unwrap_or(0);
-            let mut head =
-                Head { status, etcd_index: 0, framing: Framing::UntilClose, closes: parsed.version == Some(0) };
+            let mut head = Head {
+                status,
+                etcd_index: 0,
+                reason: None,
+                framing: Framing::UntilClose,
+                closes: parsed.version == Some(0),
+            };
             for header in parsed.headers.iter() {
                 let value = std::str::from_utf8(header.value).unwrap_or("").trim();
                 match header.name.to_ascii_lowercase().as_str() {
@@ -300,6 +308,7 @@ impl Connection {
                     },
                     "transfer-encoding" => head.framing = Framing::Chunked,
                     "connection" => head.closes |= value.eq_ignore_ascii_case("close"),
+                    "x-ringd-reason" => head.reason = Some(value.to_owned()),
                     "x-etcd-index" => head.etcd_index = value.parse().unwrap_or(0),
                     _ => {}
                 }

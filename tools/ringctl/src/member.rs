@@ -49,7 +49,7 @@ pub fn add(call: &Invocation) -> Outcome {
     };
     let mut client = client(call)?;
     check_peer_url(url).map_err(|why| output::say(&why))?;
-    let added = client.add_member(url.trim()).map_err(|e| output::say(&e))?;
+    let added = client.add_member(url.trim()).map_err(|e| output::say_failed(&e, &e))?;
     output::print(&format!("Added member named {name} with ID {} to cluster\n", added.id));
     let members = client.members().map_err(|e| output::say(&e))?;
     let mut cluster = Vec::new();
@@ -84,7 +84,7 @@ pub fn remove(call: &Invocation) -> Outcome {
     let removed = client.remove_member(id);
     removed.map_err(|e| {
         let text = format!("Received an error trying to remove member {id}: {e}");
-        output::say(text.trim_end())
+        output::say_failed(text.trim_end(), &e)
     })?;
     output::print(&format!("Removed member {id} from cluster\n"));
     Ok(())
@@ -99,7 +99,7 @@ pub fn update(call: &Invocation) -> Outcome {
     let mut client = client(call)?;
     let urls: Vec<String> = urls.split(',').map(|url| url.trim().to_owned()).collect();
     urls.iter().try_for_each(|url| check_peer_url(url)).map_err(|why| output::say(&why))?;
-    client.update_member(id, &urls).map_err(|e| output::say(&e))?;
+    client.update_member(id, &urls).map_err(|e| output::say_failed(&e, &e))?;
     output::print(&format!("Updated member with ID {id} in cluster\n"));
     Ok(())
 }

@@ -28,15 +28,22 @@ pub fn error(error: &ClientError, exit: Exit) -> Exit {
     if let Some(detail) = error.detail() {
         eprintln!("{detail}");
     }
-    if let (true, Some(hint)) = (terminal::person_reads_errors(), hint(error)) {
-        eprintln!("{hint}");
-    }
+    hint_at(error);
     exit
 }
 
+fn hint_at(error: &ClientError) {
+    if let (true, Some(hint)) = (terminal::person_reads_errors(), hint(error)) {
+        eprintln!("{hint}");
+    }
+}
+
 /// What a person can do next. Scripts compare the text before it, so they never see this.
-fn hint(error: &ClientError) -> Option<&'static str> {
+fn hint(error: &ClientError) -> Option<&str> {
     match error {
+        ClientError::Unavailable(failures) if failures.iter().any(|failure| reason(failure).is_some()) => {
+            failures.iter().find_map(reason)
+        }
         ClientError::Unavailable(failures) if failures.iter().all(|f| matches!(f, Failure::Lookup { .. })) => {
             Some("Check the host names given with --endpoints (or ETCDCTL_ENDPOINTS).")
         }
@@ -50,6 +57,21 @@ fn hint(error: &ClientError) -> Option<&'static str> {
         ClientError::Deadline => Some("No answer in time: --timeout and --total-timeout say how long to wait."),
         _ => None,
     }
+}
+
+/// What a server said that etcd's client has no words for.
+fn reason(failure: &Failure) -> Option<&str> {
+    match failure {
+        Failure::NoLeader { reason, .. } => reason.as_deref(),
+        _ => None,
+    }
+}
+
+/// [`say`], with a hint at what to do about `error`.
+pub fn say_failed(why: &(impl std::fmt::Display + ?Sized), error: &ClientError) -> Exit {
+    let exit = say(why);
+    hint_at(error);
+    exit
 }
 
 /// Says why, without `Error:`, as the commands on members, users and roles do.
