@@ -2,7 +2,7 @@
 //! it. Runs with the feature `mutations` only.
 //!
 //! One mutation shows only where the frames of a segment's earlier life lie just where the log ends, which few seeds
-//! bring about: a scenario does. Another one takes the very note away by which the member would say that it has
+//! bring about: a scenario does, in some of its lengths. Another one takes the very note away by which the member would say that it has
 //! forgotten something: it counts as found only by its votes, as the network saw them, in a scenario and in seeds.
 //!
 //! The bounds leave room above the number of seeds it took when this was written (`README.md` has the figures), so that
@@ -21,6 +21,11 @@ const THREADS: usize = 2;
 
 /// Holds as long as stale frames are not accepted.
 const STALE_FRAMES: &str = include_str!("../../scripts/stale_frames_of_a_recycled_segment_are_not_believed.scenario");
+
+/// How much is written there between two starts, and what else is tried: what lies where differs with every change of
+/// what members write; about every third length shows it.
+const STALE_FILL: &str = "fill l 18";
+const STALE_LENGTHS: std::ops::Range<u32> = 10..40;
 
 /// Holds as long as a member that has lost its disk votes for nobody who lacks what it has acknowledged.
 const FORGOTTEN_VOTE: &str = include_str!("../../scripts/member_that_lost_its_disk_votes_for_no_shorter_log.scenario");
@@ -75,7 +80,9 @@ fn every_known_way_to_break_the_product_is_found() {
         while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
             turn_on(Some(mutation));
             let found = match mutation {
-                Mutation::AcceptStaleFrame => play(STALE_FRAMES).err(),
+                Mutation::AcceptStaleFrame => STALE_LENGTHS
+                    .map(|length| STALE_FRAMES.replace(STALE_FILL, &format!("fill l {length}")))
+                    .find_map(|script| play(&script).err()),
                 Mutation::VoteAfterForgetting => {
                     let says = play(FORGOTTEN_VOTE).err().filter(|says| says.contains(VOTE));
                     says.and_then(|_| by_seeds(mutation, VOTE))
