@@ -1,9 +1,8 @@
 //! Snapshots that a leader offers while an earlier one is on its way to become the state.
 
-use raft::eraftpb::{ConfState, MessageType};
-
 use super::*;
 use crate::core::event::Install;
+use crate::core::raft_log::conf_state;
 
 /// A leader's offer of a snapshot to member 3, as it reaches the node when the file is there.
 fn offer(done: &SnapshotDone) -> PeerMessage {
@@ -11,7 +10,7 @@ fn offer(done: &SnapshotDone) -> PeerMessage {
     message.set_msg_type(MessageType::MsgSnapshot);
     let meta = message.mut_snapshot().mut_metadata();
     (meta.index, meta.term) = (done.index.get(), done.term.get());
-    meta.set_conf_state(ConfState { voters: done.voters.iter().map(|id| id.get()).collect(), ..ConfState::default() });
+    meta.set_conf_state(conf_state(&done.voters, &[]));
     message
 }
 
