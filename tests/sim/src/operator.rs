@@ -28,6 +28,8 @@ struct Job {
     /// It joins again afterwards.
     rejoins: bool,
     sent_at: Option<u64>,
+    /// Requests up to this one were an earlier job's: their answers may still come.
+    since: u32,
 }
 
 /// See the module documentation.
@@ -74,7 +76,7 @@ impl World {
             return false;
         };
         self.note(host, format_args!("the operator begins: {step:?}"));
-        self.operator.job = Some(Job { host, step, rejoins: false, sent_at: None });
+        self.operator.job = Some(Job { host, step, rejoins: false, sent_at: None, since: self.operator.requests });
         true
     }
 
@@ -87,7 +89,13 @@ impl World {
         self.hosts[at].id = MemberId::new(id);
         self.hosts[at].config = self.host_config(Vec::new());
         self.note(host, format_args!("the operator adds member {id:x}"));
-        self.operator.job = Some(Job { host, step: Step::Add(MemberId::new(id)), rejoins: true, sent_at: None });
+        self.operator.job = Some(Job {
+            host,
+            step: Step::Add(MemberId::new(id)),
+            rejoins: true,
+            sent_at: None,
+            since: self.operator.requests,
+        });
     }
 
     /// Looks for work, and tries again what was not answered.
@@ -98,7 +106,8 @@ impl World {
             let Some(at) = refused.filter(|_| self.trouble.len() > 1) else { return };
             let step = Step::Remove(self.hosts[at].id);
             self.note(at as HostId, format_args!("the operator replaces it"));
-            self.operator.job = Some(Job { host: at as HostId, step, rejoins: true, sent_at: None });
+            self.operator.job =
+                Some(Job { host: at as HostId, step, rejoins: true, sent_at: None, since: self.operator.requests });
         }
         let (now, serving) = (self.now, self.serving());
         let Some(job) = &mut self.operator.job else { return };
@@ -130,7 +139,7 @@ impl World {
             MemberChange::Update { .. } => false,
         });
         if done {
-            self.operator_heard(Outcome::Members(Ok(())));
+            self.operator_heard(u32::MAX, Outcome::Members(Ok(())));
             return;
         }
         let Some(job) = &mut self.operator.job else { return };
@@ -140,8 +149,11 @@ impl World {
         self.input(via, Input::Members { token, change });
     }
 
-    /// How a change ended.
-    pub(crate) fn operator_heard(&mut self, outcome: Outcome) {
+    /// How a request ended.
+    pub(crate) fn operator_heard(&mut self, request: u32, outcome: Outcome) {
+        if self.operator.job.is_some_and(|job| request <= job.since) {
+            return;
+        }
         let Outcome::Members(result) = outcome else {
             if let Some(job) = &mut self.operator.job {
                 job.sent_at = None;

@@ -125,7 +125,7 @@ impl World {
         self.plan_spare(host);
         for Answer { token, outcome } in effects.answers.drain(..) {
             if token.slot == OPERATOR_SLOT {
-                self.operator_heard(outcome);
+                self.operator_heard(token.seq, outcome);
             } else {
                 let reply = self.reply_of(host, &outcome);
                 self.answer(token, reply);
