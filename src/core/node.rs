@@ -332,8 +332,9 @@ impl Node {
             if let Some(id) = self.machine.changed.take() {
                 self.reconfig.applied(id);
             }
-            let more = self.machine.proposals.has_queued() && self.replica.leader() != MemberId::default();
-            if !more && !self.reconfig.is_ready(&self.replica) {
+            let waits = self.machine.proposals.has_queued();
+            let more = if waits { self.may_propose() } else { self.reconfig.is_ready(&self.replica) };
+            if !more {
                 break;
             }
         }
@@ -363,7 +364,7 @@ impl Node {
     }
 
     fn propose(&mut self, token: ClientToken, command: Command<'_>, now: UnixNanos) {
-        let queue_full = self.replica.leader() == MemberId::default() && self.machine.proposals.queued() >= QUEUED_MAX;
+        let queue_full = !self.may_propose() && self.machine.proposals.queued() >= QUEUED_MAX;
         if !self.room {
             self.answer_early(token, ProposalFailure::NoSpace);
         } else if queue_full {
@@ -403,8 +404,13 @@ impl Node {
         self.early_answers.push(Answer { token, outcome: Outcome::Failed(failure) });
     }
 
+    /// Whether somebody leads who takes proposals: not one that hands over.
+    fn may_propose(&self) -> bool {
+        self.has_leader() && !self.replica.is_transferring()
+    }
+
     fn flush_proposals(&mut self, effects: &mut Effects) {
-        if !self.machine.proposals.has_queued() || self.replica.leader() == MemberId::default() {
+        if !self.machine.proposals.has_queued() || !self.may_propose() {
             return;
         }
         let from = self.machine.proposals.queued_from();

@@ -50,6 +50,8 @@ const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
 const ELECTION_SPREAD_PERCENT: usize = 40;
 /// Membership changes of others that a leader keeps until the one in its log is applied.
 const POSTPONED_MAX: usize = 64;
+/// Forwarded proposals that may wait for the end of a hand-over, of about a megabyte each at most.
+const HANDED_OVER_MAX: usize = 64;
 
 /// What a replica starts from.
 #[derive(Debug)]
@@ -124,6 +126,10 @@ pub struct Replica {
     deferred: Vec<Entry>,
     /// A leader's: changes of membership that came while another one was in the log.
     postponed: VecDeque<Message>,
+    /// Forwarded proposals that came while leadership was being handed over: they are for whoever leads next.
+    handed_over: VecDeque<Message>,
+    /// The tick of the last try to hand leadership over.
+    handing_since: Option<u64>,
     /// A change of membership was applied, and the disk does not say yet that it is committed.
     change_unwritten: bool,
     /// What this member must see in a candidate before it votes; see [`super::gate`].
@@ -180,6 +186,8 @@ impl Replica {
             to_install: None,
             deferred: Vec::new(),
             postponed: VecDeque::new(),
+            handed_over: VecDeque::new(),
+            handing_since: None,
             change_unwritten: false,
             vote_floor: None,
             seed: start.seed,
@@ -247,6 +255,12 @@ impl Replica {
         match message.get_msg_type() {
             // Whoever forwarded this took this node for the leader; its client's time limit tells it otherwise. Sent on
             // from here it could go round in circles.
+            MessageType::MsgPropose if self.hands_over() => {
+                if self.handed_over.len() < HANDED_OVER_MAX {
+                    self.handed_over.push_back(message);
+                }
+                return;
+            }
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
             MessageType::MsgPropose if self.change_is_pending() && changes_members(&message) => {
                 // raft-rs would turn it into an empty entry, and its client would wait in vain.
@@ -347,6 +361,7 @@ impl Replica {
             .filter(|(id, progress)| **id != raft.id && voters.contains(**id) && progress.recent_active);
         let (&to, _) = candidates.max_by_key(|(id, progress)| (progress.matched, **id))?;
         self.raw.transfer_leader(to);
+        self.handing_since = Some(self.ticks);
         Some(MemberId::new(to))
     }
 
@@ -461,6 +476,7 @@ impl Replica {
     ) -> Result<Pumped, String> {
         let mut pumped = Pumped::default();
         self.step_postponed();
+        self.hand_on();
         if self.installing.is_none() && !self.deferred.is_empty() {
             let deferred = std::mem::take(&mut self.deferred);
             self.apply(deferred, effects, &mut apply)?;
@@ -545,6 +561,32 @@ impl Replica {
             } else if self.change_is_pending() {
                 return;
             } else if let Some(message) = self.postponed.pop_front() {
+                let _ = self.raw.step(message);
+            }
+        }
+    }
+
+    /// Whether proposals must wait for the end of a hand-over: raft-rs drops them until it knows who leads next. Members
+    /// that do not know yet that it is another one go on sending theirs here, for an election timeout at most.
+    fn hands_over(&self) -> bool {
+        let recently =
+            self.handing_since.is_some_and(|since| self.ticks.saturating_sub(since) <= self.election_ticks as u64);
+        self.is_transferring() || recently && !self.is_leader()
+    }
+
+    /// Gives the proposals that waited for the end of a hand-over to whoever leads now.
+    fn hand_on(&mut self) {
+        let (transfers, leader) = (self.is_transferring(), self.raw.raft.leader_id);
+        if transfers || leader == 0 && self.hands_over() {
+            return;
+        }
+        // What has waited in vain until here is lost; its clients' time limit tells them.
+        for mut message in std::mem::take(&mut self.handed_over) {
+            if self.is_leader() {
+                self.step(message);
+            } else {
+                // It leaves in this member's name, for its stream carries no other's.
+                message.from = self.raw.raft.id;
                 let _ = self.raw.step(message);
             }
         }
