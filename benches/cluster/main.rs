@@ -9,11 +9,13 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 mod members;
+#[path = "../end_to_end/ringbench.rs"]
+mod ringbench;
 #[path = "../end_to_end/table.rs"]
 #[allow(dead_code, reason = "some goals are the other benchmark's")]
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -112,7 +114,7 @@ fn measure(options: &Options) -> Result<String, Error> {
     let etcd = std::env::split_paths(&path).map(|dir| dir.join("etcd")).find(|program| program.is_file());
     let bench = Bench {
         options,
-        ringbench: build_ringbench()?,
+        ringbench: ringbench::build()?,
         ringd: Program { name: "ringd", path: ringd, flags: Vec::new() },
         etcd: etcd.map(|path| Program { name: "etcd", path, flags: vec!["--enable-v2".to_owned()] }),
         dir: dir.path().to_owned(),
@@ -130,16 +132,6 @@ fn measure(options: &Options) -> Result<String, Error> {
         });
     }
     Ok(out)
-}
-
-/// Builds the load generator, which is a package of its own, with the profile this program was built with.
-fn build_ringbench() -> Result<PathBuf, Error> {
-    let ringd = Path::new(env!("CARGO_BIN_EXE_ringd"));
-    let target = ringd.parent().and_then(Path::parent).ok_or("cargo's layout is TARGET_DIR/PROFILE/ringd")?;
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--package", "ringbench", "--target-dir"]).arg(target);
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
-    if status.success() { Ok(target.join("release/ringbench")) } else { Err("building ringbench failed".into()) }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -14,11 +14,12 @@ mod machine;
 /// The server binary's seam, so that the constant server's rings are set up as ringd's are.
 #[path = "../../src/ring_seam.rs"]
 mod ring_seam;
+mod ringbench;
 mod servers;
 mod table;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -110,20 +111,6 @@ fn finish(options: &Options, text: &str) -> ExitCode {
     }
 }
 
-/// Builds the load generator, which is a package of its own, with the profile this program was built with.
-fn build_ringbench() -> Result<PathBuf, Error> {
-    let ringd = Path::new(env!("CARGO_BIN_EXE_ringd"));
-    let dir = ringd.parent().ok_or("a program lies in a directory")?;
-    let target_dir = dir.parent().ok_or("cargo's layout is TARGET_DIR/PROFILE/ringd")?;
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--package", "ringbench", "--target-dir"]).arg(target_dir);
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
-    if !status.success() {
-        return Err(format!("building ringbench failed: {status}").into());
-    }
-    Ok(target_dir.join("release/ringbench"))
-}
-
 /// Everything a part of the measurement needs.
 struct Bench<'a> {
     options: &'a Options,
@@ -135,7 +122,7 @@ struct Bench<'a> {
 
 fn measure(options: &Options) -> Result<String, Error> {
     let programs = Programs::find(options.core)?;
-    let load = Load { ringbench: build_ringbench()?, seconds: options.seconds, cores: programs.other_cores() };
+    let load = Load { ringbench: ringbench::build()?, seconds: options.seconds, cores: programs.other_cores() };
     let parent = options.dir.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")));
     std::fs::create_dir_all(&parent)?;
     let dir = tempfile::Builder::new().prefix("end-to-end-").tempdir_in(&parent)?;

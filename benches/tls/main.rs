@@ -12,6 +12,8 @@
 #[path = "../../tests/tls/authority.rs"]
 #[allow(dead_code, reason = "the tests need more certificates")]
 mod authority;
+#[path = "../end_to_end/ringbench.rs"]
+mod ringbench;
 #[path = "../end_to_end/servers.rs"]
 #[allow(dead_code, reason = "the other benchmark starts more kinds of servers")]
 mod servers;
@@ -21,7 +23,7 @@ mod table;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use clap::Parser;
@@ -120,7 +122,7 @@ fn measure(options: &Options) -> Result<String, Error> {
     let programs = Programs::find(None)?;
     let ringbench = match &options.ringbench {
         Some(given) => given.clone(),
-        None => build_ringbench()?,
+        None => ringbench::build()?,
     };
     let dir = tempfile::Builder::new().prefix("tls-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let bench = Bench { options, programs, ringbench, files: Files::new(), dir: dir.path().to_owned() };
@@ -140,17 +142,6 @@ fn measure(options: &Options) -> Result<String, Error> {
         text.push_str(&bench.beside_new_connections()?);
     }
     Ok(text)
-}
-
-fn build_ringbench() -> Result<PathBuf, Error> {
-    let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("cargo's layout")?;
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--release", "--quiet", "--package", "ringbench", "--target-dir"]).arg(target_dir);
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status()?;
-    if !status.success() {
-        return Err(format!("building ringbench failed: {status}").into());
-    }
-    Ok(target_dir.join("release/ringbench"))
 }
 
 impl Bench<'_> {

@@ -195,7 +195,7 @@ pub const FLAGS: &[Flag] = &[
 
     flag("enable-pprof", Bool, "false", Observing, Effective, "Serve CPU profiles at /debug/pprof/profile on client URLs."),
     flag("metrics", Choice(&["basic", "extensive"]), "basic", Observing, Effective, "Detail of /metrics: extensive adds request durations in fine buckets."),
-    flag("listen-metrics-urls", Urls, "", Observing, Effective, "Further URLs to listen on, for /metrics, /health, /livez and /readyz only; https with the certificate for clients."),
+    flag("listen-metrics-urls", Urls, "", Observing, Effective, "Further URLs to listen on, for /metrics, /health, /livez and /readyz only; https with the certificate for clients. A proxy opens none, as in etcd."),
     flag("logger", Choice(&["text", "capnslog", "zap"]), "text", Observing, Effective, "Form of the log: text, capnslog (lines as etcd's up to 3.4) or zap (JSON, as etcd's)."),
     flag("log-outputs", Text, "default", Observing, Effective, "Where the log goes, with commas: default (stderr), stderr, stdout, systemd/journal, or files, which are opened again on SIGHUP."),
     flag("log-level", Choice(&["debug", "info", "warn", "error", "panic", "fatal"]), "info", Observing, Effective, "debug, info, warn, error, panic or fatal."),

@@ -267,6 +267,46 @@ fn what_does_nothing_is_noted_and_what_would_mislead_is_refused() {
     }
 }
 
+/// A value that is not the default.
+fn another(flag: &flags::Flag) -> String {
+    let text = match flag.kind {
+        flags::Kind::Bool if flag.default == "true" => "false",
+        flags::Kind::Bool => "true",
+        flags::Kind::Uint => "77",
+        flags::Kind::Urls => "http://127.0.0.1:77",
+        flags::Kind::Choice(values) => values.iter().find(|value| **value != flag.default).expect("a choice"),
+        flags::Kind::Text => "other",
+    };
+    assert_eq!(go_flags::check(flag.kind, text), Ok(()), "--{}", flag.name);
+    text.to_owned()
+}
+
+#[test]
+fn every_flag_without_its_effect_says_why() {
+    let (mut noted, mut refused) = (0, 0);
+    for flag in FLAGS {
+        let given = format!("--{}={}", flag.name, another(flag));
+        match flag.status {
+            flags::Status::Effective => {}
+            flags::Status::NoEffect(reason) => {
+                let said = format!("--{} has no effect: {reason}", flag.name);
+                let notices = good(&[&given]).notices;
+                assert!(notices.iter().any(|notice| matches!(notice, Notice::Warn(text) if *text == said)), "{given}");
+                noted += 1;
+            }
+            flags::Status::Refused(accepted, reason) => {
+                let (code, text) = bad(&[&given]);
+                assert!(code == 1 && text.contains(reason), "{given}: {text}");
+                for value in accepted.iter().chain([&flag.default]) {
+                    good(&[&format!("--{}={value}", flag.name)]);
+                }
+                refused += 1;
+            }
+        }
+    }
+    assert!(noted > 10 && refused > 2, "{noted} {refused}");
+}
+
 #[test]
 fn there_is_one_way_to_the_cluster() {
     let conflict = verifying(

@@ -101,10 +101,13 @@ pub enum Input<'a> {
     },
     /// The snapshot could not be written; the log keeps its entries and a later one is tried.
     SnapshotFailed,
-    /// Whether the WAL has room for client writes. Without it they are refused, reads go on.
+    /// What the WAL has room for. Without room for client writes they are refused, reads go on.
     Room {
-        /// There is room.
-        available: bool,
+        /// Client writes may be proposed.
+        for_writes: bool,
+        /// More is left than what is kept for elections and membership: what the node proposes at leisure (expiry) need
+        /// not wait. It says no also while the disk is not full and a segment is being prepared, when writes wait too.
+        for_expiry: bool,
     },
     /// Start an election now instead of waiting for a timeout (a single voter at start).
     Campaign,

@@ -33,6 +33,7 @@ use super::status::RaftStatus;
 use super::store::{Fired, Store, StoreOptions};
 
 mod installing;
+mod proposing;
 
 /// Nodes that one `Expire` entry may remove: bounds one apply to well under a millisecond.
 const EXPIRE_BATCH: u32 = 1000;
@@ -40,6 +41,8 @@ const EXPIRE_BATCH: u32 = 1000;
 const EXPIRY_PERIOD_NANOS: u64 = 500_000_000;
 /// Proposals that may wait for a leader to appear; beyond it they are refused at once.
 const QUEUED_MAX: usize = 16_384;
+/// And so many bytes of log: half a segment, for all of them are appended in one turn, and room beyond a segment is none.
+const QUEUED_BYTES_MAX: u64 = 32 << 20;
 /// Entries kept in memory behind a snapshot for slow followers are no more than this, however few they are: what a
 /// follower receives in about a second, and a part of what a snapshot waits for.
 const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
@@ -140,6 +143,7 @@ pub struct Node {
     reconfig: Reconfig,
     tick: u64,
     room: bool,
+    room_for_expiry: bool,
     early_answers: Vec<Answer>,
     was_leader: bool,
     known_leader: MemberId,
@@ -208,6 +212,7 @@ impl Node {
             reconfig: Reconfig::default(),
             tick: 0,
             room: true,
+            room_for_expiry: true,
             early_answers: Vec::new(),
             was_leader: false,
             known_leader: MemberId::default(),
@@ -270,7 +275,7 @@ impl Node {
                 self.snapshot_index = self.machine.applied;
                 self.snapshot_failed_at = Some(self.tick);
             }
-            Input::Room { available } => self.room = available,
+            Input::Room { for_writes, for_expiry } => (self.room, self.room_for_expiry) = (for_writes, for_expiry),
             Input::Campaign => self.replica.campaign(),
             Input::PeerUnreachable { member } => self.replica.unreachable(member),
             Input::SnapshotSent { to, ok } => self.replica.snapshot_sent(to, ok),
@@ -325,7 +330,7 @@ impl Node {
                 }
             }
             match self.machine.expired.take() {
-                Some(MoreDue(true)) if self.replica.is_leader() => self.queue_expiry(now),
+                Some(MoreDue(true)) if self.may_expire() => self.queue_expiry(now),
                 Some(_) => self.expire_pending = None,
                 None => {}
             }
@@ -363,17 +368,6 @@ impl Node {
         self.replica.held_by_followers().filter(|_| within).map_or(usual, |held| held.min(usual))
     }
 
-    fn propose(&mut self, token: ClientToken, command: Command<'_>, now: UnixNanos) {
-        let queue_full = !self.may_propose() && self.machine.proposals.queued() >= QUEUED_MAX;
-        if !self.room {
-            self.answer_early(token, ProposalFailure::NoSpace);
-        } else if queue_full {
-            self.answer_early(token, ProposalFailure::NotProposed);
-        } else {
-            self.machine.proposals.queue(Some(token), command, now, self.tick);
-        }
-    }
-
     /// A new address is no matter of raft's, so it goes with the other commands; who votes goes one change at a time.
     fn change_members(&mut self, token: ClientToken, change: MemberChange, now: UnixNanos) {
         if let MemberChange::Update { id, peer_urls } = &change {
@@ -404,27 +398,6 @@ impl Node {
         self.early_answers.push(Answer { token, outcome: Outcome::Failed(failure) });
     }
 
-    /// Whether somebody leads who takes proposals: not one that hands over.
-    fn may_propose(&self) -> bool {
-        self.has_leader() && !self.replica.is_transferring()
-    }
-
-    fn flush_proposals(&mut self, effects: &mut Effects) {
-        if !self.machine.proposals.has_queued() || !self.may_propose() {
-            return;
-        }
-        let from = self.machine.proposals.queued_from();
-        if self.replica.propose(self.machine.proposals.take_queued()).is_err() {
-            let mut refused = Vec::new();
-            self.machine.proposals.refuse_from(from, &mut refused);
-            effects.answers.extend(
-                refused
-                    .into_iter()
-                    .map(|token| Answer { token, outcome: Outcome::Failed(ProposalFailure::NotProposed) }),
-            );
-        }
-    }
-
     fn give_up_on_the_late(&mut self) {
         let Some(oldest) = self.tick.checked_sub(self.config.request_timeout_ticks) else { return };
         let mut late = Vec::new();
@@ -441,9 +414,14 @@ impl Node {
         }
         self.last_expiry_check = now;
         let due = self.machine.store.next_deadline().is_some_and(|deadline| deadline <= now);
-        if due && self.room && self.replica.is_leader() && !self.is_pending(self.expire_pending) {
+        if due && self.may_expire() && !self.is_pending(self.expire_pending) {
             self.queue_expiry(now);
         }
+    }
+
+    /// Expiry waits for room as client writes do: it must not use up what is kept for elections and membership.
+    fn may_expire(&self) -> bool {
+        self.room_for_expiry && self.replica.is_leader()
     }
 
     fn queue_expiry(&mut self, now: UnixNanos) {
@@ -775,6 +753,13 @@ impl Node {
     #[must_use]
     pub fn write_bytes_outstanding(&self) -> u64 {
         self.machine.proposals.bytes()
+    }
+
+    /// Bytes of log that the proposals need that no leader was there for yet: they are appended in one turn, whenever one
+    /// appears ([`Proposals::queued_bytes`]).
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.machine.proposals.queued_bytes()
     }
 
     /// Whether this node is the only voter, so that it may lead without asking anyone.

@@ -16,6 +16,7 @@ use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::{Command, Proposal, ProposalId};
 
 use super::event::ClientToken;
+use super::replica::ENTRY_ROOM_BYTES;
 
 /// Encoded proposals share allocations of this size: one allocation per few hundred writes.
 const ARENA_BYTES: usize = 64 << 10;
@@ -45,6 +46,7 @@ pub struct Proposals {
     arena: BytesMut,
     scratch: Vec<u8>,
     queued: Vec<Bytes>,
+    queued_bytes: u64,
     queued_from_seq: u64,
 }
 
@@ -62,6 +64,7 @@ impl Proposals {
             arena: BytesMut::new(),
             scratch: Vec::new(),
             queued: Vec::new(),
+            queued_bytes: 0,
             queued_from_seq: start.get(),
         }
     }
@@ -93,6 +96,7 @@ impl Proposals {
         }
         self.arena.extend_from_slice(&self.scratch);
         let bytes = u32::try_from(self.scratch.len() + PROPOSAL_OVERHEAD_BYTES).unwrap_or(u32::MAX);
+        self.queued_bytes += self.scratch.len() as u64 + ENTRY_ROOM_BYTES;
         self.queued.push(self.arena.split().freeze());
         self.window.push_back(token.map(|token| Waiter { token, bytes, since_tick: tick }));
         if token.is_some() {
@@ -120,6 +124,12 @@ impl Proposals {
         self.queued.len()
     }
 
+    /// Bytes of log that what is queued needs, at most.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
+    }
+
     /// Whether anything is queued.
     #[must_use]
     pub fn has_queued(&self) -> bool {
@@ -129,6 +139,7 @@ impl Proposals {
     /// The queued entries' data, in order. They count as proposed once this was called.
     pub fn take_queued(&mut self) -> std::vec::Drain<'_, Bytes> {
         self.queued_from_seq = self.next_seq();
+        self.queued_bytes = 0;
         self.queued.drain(..)
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! 1. A leader's messages leave before its own sync; a follower's or candidate's only after it (raft thesis, 10.2.1),
-//!    but for those that promise nothing: forwarded proposals and reads.
+//!    but for those that promise nothing: forwarded proposals, reads, answers to heartbeats.
 //! 2. Readies are reported persisted in order, and one that needs a sync only after [`Replica::persisted`] said so.
 //! 3. A hard state that only moves the commit index is never synced by itself: it rides on the next append. Losing it
 //!    costs nothing, because commit is found again from a quorum. After a change of membership it is written at once:
@@ -18,7 +18,10 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{Entry, EntryType, HardState, Message, MessageType};
+mod handing;
+
+pub use raft::eraftpb::MessageType;
+use raft::eraftpb::{Entry, EntryType, HardState, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
@@ -37,7 +40,7 @@ pub type PeerMessage = Message;
 /// segment of the follower's log holds.
 const MESSAGES_INFLIGHT_MAX: usize = 64;
 /// What an entry takes in the log beside its data and context, at most.
-const ENTRY_ROOM_BYTES: u64 = 64;
+pub const ENTRY_ROOM_BYTES: u64 = 64;
 /// Committed entries handed out at once: bounds the time of one turn at restart.
 const COMMITTED_BYTES_PER_READY_MAX: u64 = 1 << 20;
 /// Proposals beyond this many uncommitted bytes are refused: a leader without a quorum must not fill the memory.
@@ -347,37 +350,6 @@ impl Replica {
         self.raw.report_snapshot(to.get(), if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
     }
 
-    /// Asks the voter that is furthest, of those heard of lately, to take over. `None` when there is none, or this node
-    /// does not lead.
-    pub fn transfer_leadership(&mut self) -> Option<MemberId> {
-        let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader {
-            return None;
-        }
-        let voters = raft.prs().conf().voters();
-        let candidates = raft
-            .prs()
-            .iter()
-            .filter(|(id, progress)| **id != raft.id && voters.contains(**id) && progress.recent_active);
-        let (&to, _) = candidates.max_by_key(|(id, progress)| (progress.matched, **id))?;
-        self.raw.transfer_leader(to);
-        self.handing_since = Some(self.ticks);
-        Some(MemberId::new(to))
-    }
-
-    /// Whether anybody else has a vote.
-    #[must_use]
-    pub fn has_other_voters(&self) -> bool {
-        let raft = &self.raw.raft;
-        raft.prs().conf().voters().ids().iter().any(|id| id != raft.id)
-    }
-
-    /// Whether a transfer is under way.
-    #[must_use]
-    pub fn is_transferring(&self) -> bool {
-        self.raw.raft.lead_transferee.is_some()
-    }
-
     /// Starts an election at once, if one may begin.
     pub fn campaign(&mut self) {
         if !self.may_campaign() {
@@ -498,7 +470,7 @@ impl Replica {
             let must_sync = ready.must_sync();
             let committed = ready.take_committed_entries();
             let mut waiting = ready.take_persisted_messages();
-            if !waiting.is_empty() && self.held.iter().any(|held| held.must_sync) {
+            if must_sync || self.held.iter().any(|held| held.must_sync) {
                 self.outbox.extend(waiting.extract_if(.., promises_nothing));
             }
             self.raw.advance_append_async(ready);
@@ -561,32 +533,6 @@ impl Replica {
             } else if self.change_is_pending() {
                 return;
             } else if let Some(message) = self.postponed.pop_front() {
-                let _ = self.raw.step(message);
-            }
-        }
-    }
-
-    /// Whether proposals must wait for the end of a hand-over: raft-rs drops them until it knows who leads next. Members
-    /// that do not know yet that it is another one go on sending theirs here, for an election timeout at most.
-    fn hands_over(&self) -> bool {
-        let recently =
-            self.handing_since.is_some_and(|since| self.ticks.saturating_sub(since) <= self.election_ticks as u64);
-        self.is_transferring() || recently && !self.is_leader()
-    }
-
-    /// Gives the proposals that waited for the end of a hand-over to whoever leads now.
-    fn hand_on(&mut self) {
-        let (transfers, leader) = (self.is_transferring(), self.raw.raft.leader_id);
-        if transfers || leader == 0 && self.hands_over() {
-            return;
-        }
-        // What has waited in vain until here is lost; its clients' time limit tells them.
-        for mut message in std::mem::take(&mut self.handed_over) {
-            if self.is_leader() {
-                self.step(message);
-            } else {
-                // It leaves in this member's name, for its stream carries no other's.
-                message.from = self.raw.raft.id;
                 let _ = self.raw.step(message);
             }
         }
@@ -791,9 +737,13 @@ impl Replica {
     }
 }
 
-/// Whether losing this node's disk could not make the message untrue: it may leave before a sync.
+/// Whether losing this node's disk could not make the message untrue: it may leave before a sync. The answer to a
+/// heartbeat says that this node hears its leader and has not heard of a later one: a vote or an entry of a later term is
+/// answered when it is on disk, and only then counts for anybody. Were it to wait, followers with slow disks would look
+/// dead to their leader, which would step down (check-quorum) when the cluster can do with an election least.
 fn promises_nothing(message: &mut Message) -> bool {
-    matches!(message.get_msg_type(), MessageType::MsgPropose | MessageType::MsgReadIndex)
+    use MessageType::{MsgHeartbeatResponse, MsgPropose, MsgReadIndex};
+    matches!(message.get_msg_type(), MsgPropose | MsgReadIndex | MsgHeartbeatResponse)
 }
 
 fn changes_members(message: &Message) -> bool {

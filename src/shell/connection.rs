@@ -6,7 +6,8 @@
 //! Invariants:
 //! 1. Answers leave in the order of their requests, whatever order their outcomes arrive in.
 //! 2. A read behind a write of the same connection sees that write: it waits until the write was answered.
-//! 3. Every buffer is bounded: input by the request limits and, over all connections, by `pressure.rs`; output by [`OUT_HIGH_BYTES`] plus one answer.
+//! 3. Every buffer is bounded: input by the request limits and, over all connections, by `pressure.rs`; output by
+//!    [`OUT_HIGH_BYTES`] plus one answer.
 //! 4. A client that keeps its connection busy lets others run: between two waits the task yields when its time is up.
 //! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
 //!    if it does not read.
@@ -22,8 +23,9 @@ use std::task::{Context, Poll};
 use futures_lite::{AsyncRead, AsyncWrite};
 
 use super::clock;
+use super::connections::{Connections, Tenancy};
 use super::credentials::{self, Findings, HashPlan, VerifyPlan};
-use super::driver::{Connections, Hub};
+use super::driver::Hub;
 use super::notify::Notify;
 use super::pace::{Pace, Phase};
 use super::peer_in;
@@ -102,7 +104,6 @@ pub struct Conn {
     pub(super) mailbox: Mailbox,
     /// The linearizable read that is awaited, by its token's number, and what became of it.
     linear_read: Cell<(u32, Option<bool>)>,
-    /// What [`super::pressure::Pressure::hold`] counts of its input.
     held: Cell<usize>,
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
@@ -158,6 +159,11 @@ impl Conn {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// What [`super::pressure::Pressure`] counts of its input.
+    pub(super) fn held(&self) -> &Cell<usize> {
+        &self.held
     }
 
     /// The user that its certificate names; whether there is such a user is another question.
@@ -288,11 +294,12 @@ enum Step {
 pub async fn serve(hub: Rc<Hub>, mut stream: Stream, audience: Audience) {
     // Answers are whole when sent; waiting for more to send would only delay them.
     let _ = stream.socket().set_nodelay(true);
-    let conn = hub.connections.borrow_mut().open(audience);
+    let tenancy = Tenancy::begin(&hub.connections, &hub.pressure, audience);
+    let conn = &tenancy.conn;
     if let Some(user) = stream.user() {
         conn.certificate_user.get_or_init(|| Box::new(Rc::clone(user)));
     }
-    let ended = exchange(&hub, &conn, &mut stream).await;
+    let ended = exchange(&hub, conn, &mut stream).await;
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
         if error.kind() == io::ErrorKind::TimedOut {
@@ -300,8 +307,6 @@ pub async fn serve(hub: Rc<Hub>, mut stream: Stream, audience: Audience) {
             raw::reset_on_close(stream.socket());
         }
     }
-    assert!(hub.pressure.hold(&conn.held, 0), "giving back is always possible");
-    hub.connections.borrow_mut().close(&conn);
 }
 
 async fn exchange(hub: &Rc<Hub>, conn: &Rc<Conn>, stream: &mut Stream) -> io::Result<()> {

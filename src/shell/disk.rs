@@ -76,7 +76,7 @@ pub struct Disk {
     wal: RefCell<Wal<FsMedium>>,
     /// The last ready whose records were appended.
     appended: Cell<ReadyNumber>,
-    /// Bytes admitted since the last append.
+    /// Bytes admitted that no turn has appended or sent to a leader yet.
     admitted_bytes: Cell<u64>,
     /// Bytes of other members' entries taken since the last turn.
     heard_bytes: Cell<u64>,
@@ -157,9 +157,11 @@ impl Disk {
         fits
     }
 
-    /// A turn has appended what it was given.
-    pub fn turn_is_over(&self) {
+    /// A turn has appended what it was given. `queued_bytes` of what was admitted wait for a leader and will be appended
+    /// in one turn, however many appends come before it (a hard state, a former leader's entries).
+    pub fn turn_is_over(&self, queued_bytes: u64) {
         self.heard_bytes.set(0);
+        self.admitted_bytes.set(queued_bytes);
     }
 
     /// Fills the next spare without rests, and makes one more if all are ready.
@@ -203,7 +205,6 @@ impl Disk {
         if append.must_sync {
             self.appended.set(append.ready);
         }
-        self.admitted_bytes.set(0);
         if rolled {
             self.spares_wanted.notify();
         }
@@ -217,11 +218,12 @@ impl Disk {
         Ok(appended.rolled)
     }
 
-    /// Whether only the reserve is left and no spare can be made: what the node itself proposes at leisure (expiry) must
-    /// wait as well, or it would use the reserve up.
+    /// What there is room for: client writes unless only the reserve is left and no spare can be made; what the node
+    /// itself proposes at leisure (expiry) only beyond the reserve, or it would use the reserve up.
     #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.full.get() && self.room_bytes() <= RESERVE_BYTES
+    pub fn room(&self) -> Input<'static> {
+        let beyond_reserve = self.room_bytes() > RESERVE_BYTES;
+        Input::Room { for_writes: beyond_reserve || !self.full.get(), for_expiry: beyond_reserve }
     }
 
     /// Whether client writes are refused until there is space.
@@ -449,7 +451,7 @@ mod tests {
             let context = vec![7; ENTRY_BYTES];
             let entry = change_entry(*index, Term::new(1), MemberId::new(1), ChangeAction::Voter, context);
             disk.append(&first_append(vec![entry], Term::new(1), *index)).expect("there was room");
-            disk.turn_is_over();
+            disk.turn_is_over(0);
             taken += 1;
         }
         taken
@@ -469,10 +471,27 @@ mod tests {
         assert_eq!(hear_until_refused(&disk, &mut index), 0);
         assert!(disk.hurry.load(Ordering::Relaxed), "the next spare is filled without rests");
         assert!(disk.admit_entries(64, false), "little still fits");
-        disk.turn_is_over();
+        disk.turn_is_over(0);
         let spare = prepare_spare(&medium, SEGMENT_BYTES, None, &mut || {}).unwrap();
         disk.wal.borrow_mut().add_spare(spare);
         assert!(hear_until_refused(&disk, &mut index) >= SEGMENT_BYTES / ENTRY_BYTES as u64 - 8);
+    }
+
+    #[test]
+    fn what_waits_for_a_leader_keeps_its_room_over_other_appends() {
+        let directory = tempfile::tempdir().unwrap();
+        let medium = FsMedium::open(directory.path()).unwrap();
+        let options = WalOptions { segment_bytes: SEGMENT_BYTES, ..WalOptions::default() };
+        let identity = Identity { cluster: ClusterId::new(1), member: MemberId::new(1) };
+        let disk = Disk::new(Wal::create(medium, identity, options).unwrap());
+        let half = 4 << 20;
+        assert_eq!(disk.admit(half), Admission::Yes);
+        // A vote is written while nobody leads.
+        disk.append(&first_append(Vec::new(), Term::new(2), RaftIndex::ZERO)).unwrap();
+        disk.turn_is_over(half as u64);
+        assert_eq!(disk.admit(half), Admission::Later);
+        disk.turn_is_over(0);
+        assert_eq!(disk.admit(half), Admission::Yes, "they were sent to a leader");
     }
 
     #[test]

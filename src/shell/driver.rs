@@ -19,11 +19,13 @@ use ringd_storage::ids::{MemberId, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
-use super::connection::{Audience, Conn};
+use super::connection::Audience;
+use super::connections::Connections;
 use super::credentials::Credentials;
 use super::disk::Disk;
 use super::ending;
 use super::fan_out::FanOut;
+use super::half_way::HalfWay;
 use super::notify::Notify;
 use super::peers::{self, Peers};
 use super::pressure::Pressure;
@@ -44,75 +46,6 @@ const SCRATCH_BYTES: usize = 64 << 10;
 
 /// etcd counts an apply as slow, and says so, beyond this.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
-
-/// The connections, by slot.
-#[derive(Default)]
-pub struct Connections {
-    slots: Vec<Option<Rc<Conn>>>,
-    free: Vec<u32>,
-    next_generation: u32,
-    open: usize,
-    /// Bytes that all of them have sent.
-    pub sent_bytes: Rc<Cell<u64>>,
-    /// Bytes of events that wait in their mailboxes.
-    pub mailbox_bytes: Rc<Cell<u64>>,
-}
-
-impl Connections {
-    /// Gives a new connection a slot.
-    pub fn open(&mut self, audience: Audience) -> Rc<Conn> {
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            u32::try_from(self.slots.len() - 1).expect("fewer connections than descriptors")
-        });
-        let conn = Rc::new(Conn::new(slot, self.next_generation, audience, self));
-        self.slots[slot as usize] = Some(Rc::clone(&conn));
-        self.open += 1;
-        conn
-    }
-
-    /// Frees a connection's slot; tokens that still name it find nobody.
-    pub fn close(&mut self, conn: &Conn) {
-        self.slots[conn.slot() as usize] = None;
-        self.free.push(conn.slot());
-        self.open -= 1;
-    }
-
-    /// The connection in a slot, if it is still the one meant.
-    #[must_use]
-    pub fn get(&self, slot: u32, generation: u32) -> Option<&Rc<Conn>> {
-        self.slots.get(slot as usize)?.as_ref().filter(|conn| conn.generation() == generation)
-    }
-
-    /// How many are open.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.open
-    }
-
-    /// Whether none is open.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open == 0
-    }
-
-    /// Slots there are, taken or free.
-    #[must_use]
-    pub fn slots(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whoever has a slot now.
-    #[must_use]
-    pub fn at(&self, slot: usize) -> Option<&Rc<Conn>> {
-        self.slots.get(slot)?.as_ref()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Rc<Conn>> {
-        self.slots.iter().flatten()
-    }
-}
 
 /// What a turn owes to clients.
 #[derive(Default)]
@@ -135,6 +68,8 @@ pub struct Services {
 pub struct Hub {
     /// The core.
     pub node: RefCell<Node>,
+    /// Whether a connection's task panicked while it changed the core.
+    pub half_way: HalfWay,
     /// The WAL and its sync.
     pub disk: Disk,
     /// Who is connected.
@@ -226,6 +161,7 @@ impl Hub {
         Rc::new(Self {
             raft_position: Cell::new(raft_position(&node)),
             node: RefCell::new(node),
+            half_way: HalfWay::default(),
             disk,
             connections: RefCell::default(),
             credentials,
@@ -300,7 +236,7 @@ impl Hub {
         let mut node = self.node.borrow_mut();
         let mut forwarded = self.forwarded.borrow_mut();
         for message in messages.filter_map(|message| forwarded.arrived(message, &mut &self.disk)) {
-            node.handle(Input::Peer(message), now);
+            self.half_way.during(|| node.handle(Input::Peer(message), now));
         }
         drop(node);
         self.wake.notify();
@@ -316,7 +252,7 @@ impl Hub {
 
     /// Gives the node an input and lets a turn follow.
     pub fn input(&self, input: Input<'_>) {
-        self.node.borrow_mut().handle(input, clock::now());
+        self.half_way.during(|| self.node.borrow_mut().handle(input, clock::now()));
         self.wake.notify();
     }
 
@@ -375,10 +311,11 @@ impl Hub {
         effects.clear();
         self.hear_forwarded();
         let mut node = self.node.borrow_mut();
-        node.handle(Input::Room { available: !self.disk.is_exhausted() }, clock::now());
+        node.handle(self.disk.room(), clock::now());
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
         self.pressure.look_at(node.store().bytes());
+        let queued_bytes = node.queued_bytes();
         drop(node);
         if let Some(message) = effects.fatal.take() {
             die(&message);
@@ -397,7 +334,7 @@ impl Hub {
                 die(&error.to_string());
             }
         }
-        self.disk.turn_is_over();
+        self.disk.turn_is_over(queued_bytes);
         self.disk.kick();
         if entries > 0 {
             self.metrics.batch_entries.observe(entries);

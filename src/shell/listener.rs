@@ -2,8 +2,8 @@
 //!
 //! Owns: the listening sockets, and the refusal of connections beyond the limit, which each listener has for itself:
 //! however many clients there are, members are let in. Must hold: an accept is never cancelled
-//! (glommio would leak the accepted descriptor); a panic in one connection ends that connection, not the node; who is
-//! refused is told so, and refusals are bounded too.
+//! (glommio would leak the accepted descriptor); a panic in one connection ends that connection, not the node, unless it
+//! left the node half changed; who is refused is told so, and refusals are bounded too.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::Timer;
 
 use super::connection::{self, Audience};
-use super::driver::Hub;
+use super::driver::{Hub, die};
 use super::tls::Stream;
 use super::tls_files::Side;
 use super::{raw, tls_handshake};
@@ -120,7 +120,12 @@ pub async fn accept(hub: Rc<Hub>, listener: TcpListener, connections_max: usize,
 fn serve(hub: Rc<Hub>, stream: Stream, audience: Audience, place: Place) {
     glommio::spawn_local(async move {
         let _place = place;
-        if AssertUnwindSafe(connection::serve(hub, stream, audience)).catch_unwind().await.is_err() {
+        if AssertUnwindSafe(connection::serve(Rc::clone(&hub), stream, audience)).catch_unwind().await.is_err() {
+            if hub.half_way.is_left() {
+                die(
+                    "a connection's task panicked while it changed this member's state, which can no longer be trusted",
+                );
+            }
             tracing::error!("a connection's task panicked; the connection was dropped");
         }
     })

@@ -17,6 +17,7 @@ use futures_lite::AsyncRead as _;
 use futures_lite::future::poll_fn;
 
 use super::connection::{self, Conn};
+use super::connections::Turn;
 use super::dial::SILENCE_LIMIT;
 use super::driver::Hub;
 use super::peers::{self, Incoming};
@@ -48,6 +49,8 @@ pub async fn serve(
     if verdict != Verdict::Accepted {
         return connection::finish(hub, conn, stream).await;
     }
+    // Before anything is awaited: a second snapshot is busy from here on.
+    let _receiving = (handshake.purpose != Purpose::Messages).then(|| Turn::take(&hub.peers.receiving));
     raw::watch_peer(stream.socket(), SILENCE_LIMIT);
     peers::introduce(hub, handshake.from, &handshake.peer_urls);
     hub.input(Input::PeerStanding { member: handshake.from, standing: handshake.standing });
@@ -55,18 +58,25 @@ pub async fn serve(
     let inbox = BytesMut::from(rest);
     match handshake.purpose {
         Purpose::Messages => {
-            let incoming = hub.peers.arrived(handshake.from, conn);
-            let ended = listen(hub, &incoming, stream, inbox).await;
-            hub.peers.left(&incoming);
+            let arrival = Arrival { hub, incoming: hub.peers.arrived(handshake.from, conn) };
+            let ended = listen(hub, &arrival.incoming, stream, inbox).await;
+            drop(arrival);
             tracing::debug!(?ended, "the stream from peer {} ended", handshake.from);
             Ok(())
         }
-        Purpose::Snapshot { bytes } => {
-            hub.peers.receiving.set(true);
-            let received = peer_snapshot::receive(hub, conn, stream, handshake.from, (inbox, bytes)).await;
-            hub.peers.receiving.set(false);
-            received
-        }
+        Purpose::Snapshot { bytes } => peer_snapshot::receive(hub, conn, stream, handshake.from, (inbox, bytes)).await,
+    }
+}
+
+/// A stream in the book, also until a panic ends it.
+struct Arrival<'a> {
+    hub: &'a Hub,
+    incoming: Rc<Incoming>,
+}
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        self.hub.peers.left(&self.incoming);
     }
 }
 

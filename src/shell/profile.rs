@@ -22,6 +22,7 @@ use pprof::protos::Message as _;
 
 use super::clock;
 use super::connection::{Conn, Input, OUT_HIGH_BYTES, Woke, read_or_wake};
+use super::connections::Turn;
 use super::driver::Hub;
 use super::respond::{Dispatch, Reply, Responder};
 use super::tls::Stream;
@@ -128,15 +129,6 @@ fn seconds(query: &[u8]) -> Result<u32, String> {
     }
 }
 
-/// Gives the place free however the profile ends.
-struct Turn<'a>(&'a Cell<bool>);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.set(false);
-    }
-}
-
 /// Takes a profile and renders the answer.
 pub(super) async fn take(
     hub: &Rc<Hub>,
@@ -145,11 +137,11 @@ pub(super) async fn take(
     input: &mut Input,
     plan: &ProfilePlan,
 ) -> io::Result<()> {
-    if hub.profiler.busy.replace(true) {
+    if hub.profiler.busy.get() {
         hub.responder.sorry(&mut conn.out(), 500, BUSY, plan.reply);
         return Ok(());
     }
-    let _turn = Turn(&hub.profiler.busy);
+    let _turn = Turn::take(&hub.profiler.busy);
     // Dropped when the client leaves, which ends the thread.
     let (_client, client_left) = mpsc::channel();
     let (sender, receiver) = oneshot::channel();

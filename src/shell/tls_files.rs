@@ -18,15 +18,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::timer::Timer;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::tls_handshake::{Told, Worker};
-use super::tls_verify::{ClientGuard, Rules, ServerGuard};
+use super::tls_verify::{Guard, Rules};
 use crate::config::tls::TlsSettings;
 use crate::wire::certificate::revoked_serials;
 
@@ -197,7 +199,10 @@ fn server_config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, String> {
         let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(settings)?), provider)
             .build()
             .map_err(|error| error.to_string())?;
-        builder.with_client_cert_verifier(Arc::new(ClientGuard { inner, rules: rules(settings)? }))
+        builder.with_client_cert_verifier(Arc::new(Guard::<dyn ClientCertVerifier> {
+            inner,
+            rules: Some(rules(settings)?),
+        }))
     } else {
         builder.with_no_client_auth()
     };
@@ -221,7 +226,7 @@ fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerGuard { inner, rules }));
+        .with_custom_certificate_verifier(Arc::new(Guard::<dyn ServerCertVerifier> { inner, rules }));
     let mut config = match identity(settings)? {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| format!("tls: {error}"))?,
         None => builder.with_no_client_auth(),

@@ -45,16 +45,52 @@ impl Rules {
     }
 }
 
-/// Judges those who connect.
+/// What rustls' verifier says (chains, dates, purpose, names), and then the rules.
 #[derive(Debug)]
-pub struct ClientGuard {
-    /// Chains, dates, purpose.
-    pub inner: Arc<dyn ClientCertVerifier>,
-    /// The rest.
-    pub rules: Rules,
+pub struct Guard<V: ?Sized> {
+    /// rustls' verifier.
+    pub inner: Arc<V>,
+    /// The rest; `None` when any certificate will do, as with `--peer-auto-tls`.
+    pub rules: Option<Rules>,
 }
 
-impl ClientCertVerifier for ClientGuard {
+impl<V: ?Sized> Guard<V> {
+    fn check(&self, own: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+        self.rules.as_ref().map_or(Ok(()), |rules| rules.check(own, intermediates))
+    }
+}
+
+/// What both of rustls' traits ask for and rustls' verifier knows.
+macro_rules! as_inner {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.inner.verify_tls12_signature(message, cert, dss)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.inner.verify_tls13_signature(message, cert, dss)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.inner.supported_verify_schemes()
+        }
+    };
+}
+
+/// Judges those who connect.
+impl ClientCertVerifier for Guard<dyn ClientCertVerifier> {
+    as_inner!();
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
@@ -66,43 +102,15 @@ impl ClientCertVerifier for ClientGuard {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
-        self.rules.check(end_entity, intermediates)?;
+        self.check(end_entity, intermediates)?;
         Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }
 
 /// Judges members that are dialled.
-#[derive(Debug)]
-pub struct ServerGuard {
-    /// Chains, dates, names.
-    pub inner: Arc<dyn ServerCertVerifier>,
-    /// The rest; `None` when any certificate will do, as with `--peer-auto-tls`.
-    pub rules: Option<Rules>,
-}
+impl ServerCertVerifier for Guard<dyn ServerCertVerifier> {
+    as_inner!();
 
-impl ServerCertVerifier for ServerGuard {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -111,7 +119,9 @@ impl ServerCertVerifier for ServerGuard {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(rules) = &self.rules else { return Ok(ServerCertVerified::assertion()) };
+        if self.rules.is_none() {
+            return Ok(ServerCertVerified::assertion());
+        }
         let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         let verified = verified.map_err(|error| match error {
             Error::InvalidCertificate(
@@ -119,29 +129,7 @@ impl ServerCertVerifier for ServerGuard {
             ) => Refusal::of(end_entity, hosts(end_entity).not_for(&server_name.to_str())),
             other => other,
         })?;
-        rules.check(end_entity, intermediates)?;
+        self.check(end_entity, intermediates)?;
         Ok(verified)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }

@@ -187,7 +187,8 @@ pub(super) async fn watch(
 fn begin(hub: &Hub, conn: &Conn, guard: &mut Guard<'_>, plan: &WatchPlan) -> Option<Stream> {
     conn.mailbox.begin();
     metrics::add(&hub.metrics.watch_requests, 1);
-    let started = hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
+    let watch = || hub.node.borrow_mut().store_mut().watch(&plan.request(), conn.watch_token());
+    let started = hub.half_way.during(watch);
     let mut out = conn.out();
     match started {
         Err(error) => {

@@ -53,6 +53,30 @@ fn a_killed_leader_is_replaced_and_comes_back() {
     load.finish_and_check(&cluster);
 }
 
+/// Waits until one of these members says that it leads.
+fn wait_until_one_leads(cluster: &Cluster, members: &[usize]) {
+    wait_for("the others to elect", || {
+        let told = |member| cluster.request(member, "GET", "/v2/stats/self", "").map(|answer| answer.json());
+        members.iter().find(|&&member| told(member).is_some_and(|told| told["state"] == "StateLeader")).copied()
+    });
+}
+
+#[test]
+fn a_paused_leader_is_replaced_and_follows_when_it_goes_on() {
+    let cluster = three(&[]);
+    let load = Load::start(clients(&cluster));
+    load.wait_for_writes(SOME);
+    let leader = cluster.leader();
+    cluster.signal(leader, STOP);
+    wait_until_one_leads(&cluster, &[(leader + 1) % 3, (leader + 2) % 3]);
+    load.wait_for_writes(SOME);
+    // It wakes up believing that it leads: what it then answers is checked against everybody else's answers.
+    cluster.signal(leader, CONTINUE);
+    load.wait_for_writes(SOME);
+    cluster.wait_until_served(leader);
+    load.finish_and_check(&cluster);
+}
+
 #[test]
 fn a_paused_follower_catches_up_by_snapshot() {
     // The leader keeps 5000 entries behind its snapshot for those who are slow; this one is slower.
@@ -85,10 +109,7 @@ fn a_leader_cut_off_from_all_is_replaced_and_follows_when_it_is_back() {
         cluster.net.cut(leader, other);
         cluster.net.cut(other, leader);
     }
-    wait_for("the others to elect", || {
-        let told = |member| cluster.request(member, "GET", "/v2/stats/self", "").map(|answer| answer.json());
-        others.iter().find(|&&member| told(member).is_some_and(|told| told["state"] == "StateLeader")).copied()
-    });
+    wait_until_one_leads(&cluster, &others);
     // Clients of the minority get an answer, and not a wrong one.
     let refused = cluster.request(leader, "PUT", "/v2/keys/minority", "value=1").expect("an answer");
     assert_eq!(refused.status, 500, "{refused:?}");

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the .deb into a scratch root and lives with it: dpkg runs for real, with its scripts, in a copy-on-write view of
 # this machine (an overlay in a mount namespace of our own), so that nothing of the machine changes. Then what the package
-# holds runs: ringd with the settings as shipped, ringctl, ringwal; an upgrade, a removal, two purges.
+# holds runs: ringd with the settings as shipped, ringctl, ringwal; an upgrade, a removal, two purges. Then the same with
+# the .rpm, by Debian's rpm where there is one. systemd.sh is the long form, with a real systemd.
 # Needs root, dpkg and a kernel that lets us mount; says that it skips without.
-# Usage: run.sh DIRECTORY_WITH_THE_DEB
+# Usage: run.sh DIRECTORY_WITH_THE_PACKAGES
 set -euo pipefail
 
 skip() {
@@ -20,11 +21,11 @@ if [ "${1:-}" != --inside ]; then
         command -v $program >/dev/null || skip "there is no $program"
     done
     packages=$(cd "$1" && pwd)
-    ls "$packages"/ringd_*.deb >/dev/null
+    ls "$packages"/ringd_*.deb "$packages"/ringd-*.rpm >/dev/null
     scratch=$(mktemp -d)
     trap 'rm -rf "$scratch"' EXIT
     mkdir "$scratch/store" "$scratch/root" "$scratch/packages"
-    cp "$packages"/ringd_*.deb "$scratch/packages/"
+    cp "$packages"/ringd_*.deb "$packages"/ringd-*.rpm "$scratch/packages/"
     # Mounts, processes and ports of our own; all end with the namespace.
     unshare --mount --net --pid --fork --kill-child true 2>/dev/null || skip "namespaces are not allowed here"
     unshare --mount --net --pid --fork --kill-child "$0" --inside "$scratch"
@@ -43,7 +44,7 @@ mount --bind /dev "$root/dev"
 mount -t tmpfs run "$root/run"
 mount -t tmpfs tmp "$root/tmp"
 mkdir "$root/tmp/packages"
-cp "$scratch"/packages/*.deb "$root/tmp/packages/"
+cp "$scratch"/packages/* "$root/tmp/packages/"
 
 inside() {
     chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
@@ -140,4 +141,38 @@ expect "value" inside ringctl get /kept
 stop
 inside env RINGD_PURGE_DATA=yes dpkg --purge ringd
 [ ! -e "$root$data" ] || fail "the confirmed purge left the data"
-echo "the package installs, runs, upgrades, and leaves data alone"
+echo "the .deb installs, runs, upgrades, and leaves data alone"
+
+inside sh -c 'command -v rpm' >/dev/null || skip "of the .rpm: there is no rpm"
+# Nothing of Debian's is in rpm's own database, hence --nodeps.
+run_rpm() {
+    inside rpm --dbpath /tmp/rpm "$@" || fail "rpm $* failed"
+}
+rpm=/tmp/packages/$(basename "$scratch"/packages/ringd-*.rpm)
+run_rpm -i --force-debian --nodeps "$rpm"
+expect "ringd" inside stat -c %U $data
+expect "700" inside stat -c %a $data
+packed=$(run_rpm -ql ringd)
+for file in /usr/bin/{ringd,ringctl,ringwal,ringbench} /etc/ringd/ringd.conf /usr/share/man/man1/ring{d,ctl}.1.gz \
+    /usr/share/bash-completion/completions/ring{d,ctl} /usr/share/doc/ringd/{LICENSE,README.md} \
+    /usr/lib/systemd/system/ringd.service /usr/lib/{sysusers,tmpfiles}.d/ringd.conf; do
+    grep -qx "$file" <<<"$packed" || fail "there is no $file: $packed"
+done
+! grep -q ringsim <<<"$packed" || fail "the simulator is packed"
+expect "/etc/ringd/ringd.conf" run_rpm -q --configfiles ringd
+start
+expect "value" inside ringctl set /kept value
+inside ringbench put --target http://127.0.0.1:2379 --clients 4 --duration 1s >/dev/null || fail "ringbench failed"
+stop
+inside ringwal stat $data/default.etcd >/dev/null || fail "ringwal stat failed"
+echo '# a setting of the administrator' >>"$root/etc/ringd/ringd.conf"
+run_rpm -U --force-debian --nodeps --force "$rpm"
+grep -q 'of the administrator' "$root/etc/ringd/ringd.conf" || fail "the upgrade lost the settings"
+start
+expect "value" inside ringctl get /kept
+stop
+run_rpm -e --nodeps ringd
+[ ! -e "$root/usr/bin/ringd" ] || fail "the removal left the program"
+[ -e "$root/etc/ringd/ringd.conf.rpmsave" ] || fail "the removal lost the settings"
+[ -d "$root$data/default.etcd/member" ] || fail "the removal lost the data"
+echo "the .rpm installs, runs, upgrades, and leaves data alone"

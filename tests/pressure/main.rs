@@ -170,6 +170,20 @@ fn bodies_that_are_gathered_share_a_ceiling() {
 }
 
 #[test]
+fn a_request_that_is_larger_than_the_setting_is_refused_by_its_length() {
+    let site = site(&["--max-request-bytes", "2000"]);
+    let _server = site.start();
+    let mut client = Client::open(site.client_port).expect("connect");
+    assert_eq!(put(&mut client, "/a", &format!("value={}", "x".repeat(1900))).status, 201);
+    let refused = put(&mut client, "/a", &format!("value={}", "x".repeat(2100)));
+    let body = refused.json();
+    assert_eq!((refused.status, body["errorCode"].as_u64()), (400, Some(210)));
+    assert_eq!(body["cause"].as_str(), Some("http: POST too large"));
+    let mut next = Client::open(site.client_port).expect("connect");
+    assert_eq!(status(&mut next, "/v2/keys/a"), 200);
+}
+
+#[test]
 fn a_listener_that_is_full_leaves_the_others_alone() {
     let mut site = site(&["--ringd-connections-max", "2"]);
     let other = support::free_port();

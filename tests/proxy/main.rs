@@ -72,8 +72,13 @@ fn endpoints(home: &Home) -> Vec<String> {
 }
 
 fn everything_passes_through(backing: &Backing, scratch: &Path) {
-    let (home, server) = proxy("proxy", scratch, &backing.initial(), &[]);
+    let monitors = support::free_port();
+    let metrics_url = format!("http://127.0.0.1:{monitors}");
+    let (home, server) = proxy("proxy", scratch, &backing.initial(), &["--listen-metrics-urls", &metrics_url]);
     assert!(server.stderr().contains("proxy: this proxy supports v2 API only!"));
+    // etcd 3.4.23's proxy opens none either, but does not say so.
+    wait_for_line(&server, "proxy: --listen-metrics-urls has no effect");
+    assert!(TcpStream::connect(("127.0.0.1", monitors)).is_err());
     assert!(!home.dir.join("member").exists());
     let file = std::fs::read_to_string(home.dir.join("proxy/cluster")).expect("etcd's file");
     assert_eq!(file, format!("{{\"PeerURLs\":[\"{}\"]}}", backing.homes[0].peer_url()));

@@ -176,6 +176,9 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
     for url in &config.listen_client_urls {
         tracing::info!("v2 proxy started listening on client requests on \"{url}\"");
     }
+    if !config.listen_metrics_urls.is_empty() {
+        tracing::warn!("proxy: --listen-metrics-urls has no effect, as in etcd: /metrics is served on client URLs");
+    }
     if config.proxy.mode == ProxyMode::ReadOnly {
         tracing::info!("proxy: only reads are let through");
     }

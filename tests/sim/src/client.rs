@@ -7,10 +7,12 @@
 //! Keys: `/k/<n>` are registers without deadline (checked for linearizability), `/t/<n>` have deadlines, `/q` takes
 //! in-order posts. Every value is unique: it begins with its number.
 
+use ringd::core::auth::{AuthDone, AuthRefusal};
 use ringd::core::event::{ClientToken, Input};
 use ringd_storage::ids::EtcdIndex;
-use ringd_storage::payload::{AuthWrite, KeyWrite, UserChange, WriteMethod};
+use ringd_storage::payload::{KeyWrite, WriteMethod};
 
+use crate::auth;
 use crate::check::linear::{Call, Op};
 use crate::event::{Event, HostId};
 use crate::rng::Rng;
@@ -48,8 +50,10 @@ pub enum Ask {
     Refresh(u16, u64),
     /// POST.
     Post,
-    /// A new user.
-    User,
+    /// A change of users, roles or their switch.
+    Auth(auth::Change),
+    /// What they are, with quorum=true.
+    AuthRead(auth::Asked),
 }
 
 /// What a client hears.
@@ -92,8 +96,12 @@ pub enum Reply {
         /// The store's index.
         index: u64,
     },
-    /// An auth change was applied; whether it was not refused.
-    Auth(bool),
+    /// An auth change was applied, or refused by every member.
+    Auth(Result<AuthDone, AuthRefusal>),
+    /// What the auth state says, and the store's index.
+    AuthIs(HostId, Option<u64>, u64),
+    /// A membership change was applied; whether it was not refused.
+    Members(bool),
 }
 
 /// A request on its way.
@@ -153,17 +161,18 @@ impl Client {
             (43..47, _) => Ask::Remove(register),
             (47..50, Some((value, _))) => Ask::RemoveIf(register, value),
             (27..66, _) => Ask::Quorum(register),
-            (66..80, _) => Ask::Local(register),
-            (80..87, _) => Ask::Mortal(mortal, ttl),
-            (87..93, _) => Ask::Refresh(mortal, ttl),
-            (93..99, _) => Ask::Post,
-            _ => Ask::User,
+            (66..74, _) => Ask::Local(register),
+            (74..81, _) => Ask::Mortal(mortal, ttl),
+            (81..87, _) => Ask::Refresh(mortal, ttl),
+            (87..92, _) => Ask::Post,
+            (92..97, _) => Ask::Auth(auth::Change::choose(&mut self.rng)),
+            _ => Ask::AuthRead(auth::Asked::choose(&mut self.rng)),
         }
     }
 }
 
 /// The number a value begins with.
-fn number_of(value: &[u8]) -> u64 {
+pub(crate) fn number_of(value: &[u8]) -> u64 {
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, byte| number * 10 + u64::from(byte - b'0'))
 }
@@ -183,7 +192,7 @@ fn path_of(ask: &Ask) -> String {
         Ask::RemoveIf(key, _) | Ask::Quorum(key) | Ask::Local(key) => format!("/k/{key}"),
         Ask::Mortal(key, _) | Ask::Refresh(key, _) => format!("/t/{key}"),
         Ask::Post => "/q".to_owned(),
-        Ask::User => "/".to_owned(),
+        Ask::Auth(_) | Ask::AuthRead(_) => "/".to_owned(),
     }
 }
 
@@ -248,7 +257,7 @@ impl World {
         };
         let wanted;
         match &pending.ask {
-            Ask::Quorum(_) => {
+            Ask::Quorum(_) | Ask::AuthRead(_) => {
                 self.set_arrived(number);
                 self.input(host, Input::LinearRead { token });
                 return;
@@ -257,14 +266,8 @@ impl World {
                 self.read_now(host, token);
                 return;
             }
-            Ask::User => {
-                let name = format!("u{}", pending.value);
-                let user =
-                    UserChange { name: &name, password_hash: Some("x"), roles: None, grant: vec![], revoke: vec![] };
-                self.set_arrived(number);
-                self.input(host, Input::Auth { token, write: AuthWrite::PutUser(user) });
-                return;
-            }
+            // Its room is looked at below, as for any write.
+            Ask::Auth(_) => {}
             Ask::Set(_) => {}
             Ask::Create(_) => write.prev_exist = Some(false),
             Ask::Swap(_, before) => {
@@ -291,7 +294,13 @@ impl World {
         match process.admit(path.len() + write.value.len()) {
             Some(true) => {
                 self.set_arrived(number);
-                self.input(host, Input::Propose { token, write });
+                match &pending.ask {
+                    Ask::Auth(change) => {
+                        let text = String::from_utf8_lossy(&value);
+                        self.input(host, Input::Auth { token, write: change.write(&text) });
+                    }
+                    _ => self.input(host, Input::Propose { token, write }),
+                }
             }
             Some(false) => self.answer(token, Reply::NotDone),
             None => {
@@ -312,9 +321,18 @@ impl World {
         let asked = || {
             let client = self.clients.get(token.slot as usize)?;
             let pending = client.pending.as_ref().filter(|_| client.requests == token.seq)?;
-            Some(path_of(&pending.ask).into_bytes())
+            Some(pending.ask.clone())
         };
-        let Some(path) = asked().or_else(|| self.scripted_path(token)) else { return };
+        let asked = asked();
+        if let Some(Ask::AuthRead(asked)) = asked {
+            let Some(process) = &self.hosts[usize::from(host)].process else { return };
+            let (found, index) = (asked.look(process.node.auth()), process.node.store().index().get());
+            self.answer(token, Reply::AuthIs(host, found, index));
+            return;
+        }
+        let Some(path) = asked.map(|ask| path_of(&ask).into_bytes()).or_else(|| self.scripted_path(token)) else {
+            return;
+        };
         let Some(process) = &self.hosts[usize::from(host)].process else { return };
         let store = process.node.store();
         let found = shown(store.get(&path).ok());
@@ -372,11 +390,10 @@ impl World {
         let think = client.rng.wait(self.profile.think) + MILLI;
         self.queue.plan(now + think, Event::Act(number));
         let client = &mut self.clients[usize::from(number)];
-        if let Reply::Done { .. } = reply {
-            self.checks.acknowledged += 1;
-            client.healed_writes += u64::from(healing);
-        }
-        if let Some((key, Reply::Done { index, .. })) = register(&pending.ask).map(|key| (key, &reply)) {
+        let is_key_write = matches!(reply, Reply::Done { .. });
+        self.checks.acknowledged += u64::from(is_key_write || matches!(reply, Reply::Auth(Ok(_))));
+        client.healed_writes += u64::from(healing && is_key_write);
+        if let (Some(key), Reply::Done { index, .. }) = (register(&pending.ask), &reply) {
             client.known[usize::from(key)] = Some((pending.value, *index));
         }
         if let (Some(key), Reply::Read { found, .. }) = (register(&pending.ask), &reply) {
@@ -388,8 +405,10 @@ impl World {
 
     /// Tells the checks.
     fn record(&mut self, number: u16, pending: &Pending, reply: &Reply) {
-        if let Reply::Done { host, index, .. } | Reply::Refused { host, index, .. } | Reply::Read { host, index, .. } =
-            reply
+        if let Reply::Done { host, index, .. }
+        | Reply::Refused { host, index, .. }
+        | Reply::Read { host, index, .. }
+        | Reply::AuthIs(host, _, index) = reply
         {
             let verdict = self.checks.facts.answer(*host, number, *index);
             self.judge(verdict);
@@ -410,7 +429,10 @@ impl World {
         let value = pending.value;
         let prev = |prev: &Option<Vec<u8>>| prev.as_ref().map(|value| number_of(value));
         let op = match (&pending.ask, reply) {
-            (_, Reply::NotDone | Reply::Auth(_)) => None,
+            (_, Reply::NotDone) => None,
+            (Ask::Auth(change), Reply::Auth(answer)) => change.op(value, answer),
+            (Ask::Auth(change), Reply::Unknown) => change.maybe(value),
+            (Ask::AuthRead(_), Reply::AuthIs(_, found, _)) => Some(Op::Read(*found)),
             (Ask::Set(_), Reply::Done { prev: before, .. }) => Some(Op::Set(value, prev(before))),
             (Ask::Create(_), Reply::Done { .. }) => Some(Op::Create(value)),
             (Ask::Swap(_, wanted) | Ask::SwapAt(_, wanted, _), Reply::Done { prev: before, .. }) => {
@@ -451,6 +473,8 @@ fn register(ask: &Ask) -> Option<u16> {
     match ask {
         Ask::Set(key) | Ask::Create(key) | Ask::Swap(key, _) | Ask::SwapAt(key, ..) | Ask::Remove(key) => Some(*key),
         Ask::RemoveIf(key, _) | Ask::Quorum(key) | Ask::Local(key) => Some(*key),
+        Ask::Auth(change) => change.about().map(auth::Asked::register),
+        Ask::AuthRead(asked) => Some(asked.register()),
         _ => None,
     }
 }

@@ -28,6 +28,8 @@ use crate::rng::Rng;
 
 /// The sector of the disk model.
 const SECTOR_BYTES: usize = 512;
+/// Bits turn in the last so many bytes of the log as often as in all others: about one frame.
+const TAIL_BYTES: u64 = 200;
 
 /// Where the frames of the newest segment lie.
 #[derive(Default)]
@@ -80,7 +82,8 @@ impl Disk {
         names.into_iter().filter(|name| name.ends_with(".wal")).collect()
     }
 
-    /// Turns one bit of the written part of a segment or of a snapshot. Answers what and where.
+    /// Turns one bit of the written part of a segment or of a snapshot, often near the end of the log, where it is cut and
+    /// not refused. Answers what and where.
     pub fn flip(&mut self, rng: &mut Rng) -> Option<String> {
         let snapshots: Vec<String> =
             self.snap.list().expect("memory lists").into_iter().filter(|name| name.ends_with(".snap")).collect();
@@ -89,10 +92,12 @@ impl Disk {
         if names.is_empty() {
             return None;
         }
-        let name = rng.pick(&names);
+        let in_tail = !in_snapshot && rng.chance(500_000);
+        let name = if in_tail { names.last()? } else { rng.pick(&names) };
         let bytes = medium.contents(name)?;
         let written = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
-        let (offset, bit) = (rng.below(written), rng.below(8) as u8);
+        let from = if in_tail { written.saturating_sub(TAIL_BYTES) } else { 0 };
+        let (offset, bit) = (rng.range(from, written), rng.below(8) as u8);
         medium.flip_bit(name, offset, bit).then(|| format!("{name} offset {offset} bit {bit}"))
     }
 

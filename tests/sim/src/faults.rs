@@ -13,6 +13,9 @@ use crate::world::World;
 
 /// Power cuts in a million that take every host at once.
 const BLACKOUT_PPM: u32 = 250_000;
+/// Damaged members in a million that come back while the leader cannot be reached, where there are partitions: then what
+/// they have forgotten counts.
+const DESERTED_PPM: u32 = 600_000;
 
 /// Damage done to a stopped host.
 pub struct Damage {
@@ -192,6 +195,7 @@ impl World {
         if !self.may_forget() || self.trouble[at].gone || !self.cluster_is_even() {
             return;
         }
+        let leader = self.leader().filter(|leader| *leader != host);
         self.kill(host);
         let mut rng = self.fault_rng(kind).clone();
         let disk = &mut self.hosts[at].disk;
@@ -210,6 +214,12 @@ impl World {
         let Some(text) = text else { return };
         self.note(host, format_args!("damaged: {text}"));
         self.count(kind);
+        let deserts = self.fault_rng(kind).chance(DESERTED_PPM);
+        let lasts = self.fault_rng(kind).range(2 * SECOND, 6 * SECOND);
+        if let Some(leader) = leader.filter(|_| deserts && self.profile.wait(Kind::Partition) > 0) {
+            self.partition(1 << leader, self.now + down + lasts);
+            self.count(Kind::Partition);
+        }
         // A turned bit may lie where nobody looks again: behind the end, in an old snapshot.
         self.trouble[at].damaged = Some(Damage { text, must_show: kind == Kind::LostWrite });
         self.amnesic = Some(host);

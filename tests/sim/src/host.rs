@@ -5,7 +5,7 @@
 //! | here | mirrors |
 //! |---|---|
 //! | [`Host::start`] | `shell/start.rs`: `open_node`, `bootstrap`, `load`, `build_node` |
-//! | [`Process::append`], [`Process::admit`], its [`Room`], [`Process::turn_is_over`], [`Process::is_exhausted`] | `shell/disk.rs`: the same names of `Disk` |
+//! | [`Process::append`], [`Process::admit`], its [`Room`], [`Process::turn_is_over`], [`Process::room`] | `shell/disk.rs`: the same names of `Disk` |
 //! | [`Process::hear`], [`Process::hear_forwarded`] | `shell/driver.rs`: the same names of `Hub` |
 //! | [`Process::begin_sync`], [`Process::sync_step`] | `shell/disk.rs`: `sync`, `perform` |
 //! | [`Process::make_spare`] | `shell/disk.rs`: `prepare`, `add_one`, `discard_rest` |
@@ -152,6 +152,8 @@ pub struct Process {
     pub turn_planned: bool,
     /// What recovery cut, for checks and traces.
     pub cut: bool,
+    /// Recovery said that something acknowledged may be missing.
+    pub must_catch_up: bool,
 }
 
 /// Why a host did not start.
@@ -277,6 +279,7 @@ impl Host {
             is_fresh,
             turn_planned: false,
             cut: recovered.tail.is_some(),
+            must_catch_up: recovered.must_catch_up,
         });
         Ok(())
     }
@@ -381,6 +384,7 @@ impl Process {
     /// A turn has appended what it was given.
     pub fn turn_is_over(&mut self) {
         self.heard_bytes = 0;
+        self.admitted_bytes = self.node.queued_bytes();
     }
 
     fn reserve_bytes(&self) -> u64 {
@@ -394,10 +398,11 @@ impl Process {
         tail.max(spare)
     }
 
-    /// Whether only the reserve is left and no spare can be made.
+    /// What there is room for.
     #[must_use]
-    pub fn is_exhausted(&self) -> bool {
-        self.full && self.room_bytes() <= self.reserve_bytes()
+    pub fn room(&self) -> Input<'static> {
+        let beyond_reserve = self.room_bytes() > self.reserve_bytes();
+        Input::Room { for_writes: beyond_reserve || !self.full, for_expiry: beyond_reserve }
     }
 
     /// Appends a turn's records.
@@ -425,7 +430,6 @@ impl Process {
         if append.must_sync {
             self.appended = append.ready;
         }
-        self.admitted_bytes = 0;
         Ok(())
     }
 

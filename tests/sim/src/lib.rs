@@ -2,6 +2,7 @@
 //!
 //! `world.rs` is where to begin. `README.md` says what is modelled and what is not.
 
+pub mod auth;
 pub mod check;
 pub mod client;
 pub mod disk;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use ringsim::profile::{KINDS, Kind, Off};
-use ringsim::run::{Outcome, catch_panics, names, run, shrink};
+use ringsim::run::{Outcome, catch_panics, exit_code, names, run, shrink};
 use ringsim::script::play;
 use ringsim::time::SECOND;
 use ringsim::world::Class;
@@ -185,13 +185,9 @@ impl Total {
     }
 
     fn exit_code(&self) -> ExitCode {
-        let [correctness, liveness, crashes] = self.failures.map(|count| count > 0);
-        ExitCode::from(match (correctness, crashes, liveness) {
-            (true, ..) => 1,
-            (_, true, _) => 3,
-            (_, _, true) => 2,
-            _ => 0,
-        })
+        let classes = [Class::Correctness, Class::Liveness, Class::Crash];
+        let failed: Vec<Class> = classes.into_iter().filter(|class| self.failures[*class as usize] > 0).collect();
+        ExitCode::from(exit_code(&failed))
     }
 
     fn json(&self, single: bool, took: f64) -> Value {

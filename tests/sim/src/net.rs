@@ -10,7 +10,7 @@ use std::rc::Rc;
 use ringd::core::entries::{is_forwarded_proposal, snapshot_named};
 use ringd::core::event::{Input, Install, Standing};
 use ringd::core::parcels::cut;
-use ringd::core::replica::{PeerMessage, room_for};
+use ringd::core::replica::{MessageType, PeerMessage, room_for};
 use ringd_storage::format::SnapshotMarker;
 use ringd_storage::ids::MemberId;
 
@@ -116,6 +116,7 @@ impl World {
 
     /// Sends a node's message.
     pub(crate) fn send(&mut self, from: HostId, message: PeerMessage) {
+        self.note_vote(&message);
         let Some(to) = self.host_of(MemberId::new(message.to)) else { return };
         self.mix(message.to ^ message.index << 8 ^ (message.get_msg_type() as u64) << 40);
         if let Some(install) = snapshot_named(&message) {
@@ -132,6 +133,32 @@ impl World {
         for part in parts {
             self.send_part(from, to, part);
         }
+    }
+
+    /// Tells the checks what a message promises.
+    fn note_vote(&mut self, message: &PeerMessage) {
+        let (from, to, term, index) = (message.from, message.to, message.term, message.index);
+        let votes = &mut self.checks.votes;
+        let verdict = match message.get_msg_type() {
+            MessageType::MsgRequestVote => votes.asks(from, term, (message.log_term, index)),
+            MessageType::MsgRequestVoteResponse if !message.reject => votes.votes(from, term, to),
+            MessageType::MsgAppendResponse if !message.reject && index > 0 => {
+                votes.acknowledges(from, term, index);
+                Ok(())
+            }
+            MessageType::MsgAppend => {
+                votes.leads_with(term, message.log_term, index);
+                let mut last = message.log_term;
+                for entry in
+                    message.entries.iter().filter(|entry| std::mem::replace(&mut last, entry.term) != entry.term)
+                {
+                    votes.leads_with(term, entry.term, entry.index);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        self.judge(verdict);
     }
 
     fn send_part(&mut self, from: HostId, to: HostId, message: PeerMessage) {
@@ -167,6 +194,9 @@ impl World {
         if self.net.is_cut(from, to) || self.hosts[usize::from(to)].process.is_none() {
             self.sender_may_notice(from, member);
             return;
+        }
+        if matches!(message.get_msg_type(), MessageType::MsgAppend | MessageType::MsgSnapshot) {
+            self.checks.votes.hears(message.to, message.term);
         }
         let bytes = room_for(&message);
         let host = &mut self.hosts[usize::from(to)];
@@ -214,6 +244,7 @@ impl World {
             && self.hosts[at].receive_snapshot(&name, &bytes).is_ok()
             && ringd_storage::snapshot::verify(&self.hosts[at].disk.snap, &name).is_ok();
         if ok {
+            self.checks.votes.hears(message.to, message.term);
             self.input(to, Input::Peer(message));
         }
         let hears = self.now + self.net.rng.range(MILLI, 20 * MILLI);

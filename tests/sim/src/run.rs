@@ -64,7 +64,11 @@ pub fn catch_panics() {
 /// Runs one seed. Call [`catch_panics`] once before.
 #[must_use]
 pub fn run(seed: u64, off: Off, traced: bool) -> Outcome {
-    let mut world = World::new(seed, Profile::draw(seed, off), traced);
+    judge(World::new(seed, Profile::draw(seed, off), traced), off)
+}
+
+/// Plays a world to its end.
+fn judge(mut world: World, off: Off) -> Outcome {
     let result = panic::catch_unwind(AssertUnwindSafe(|| play(&mut world)));
     if result.is_err() {
         let what = PANIC.with(|last| last.borrow_mut().take()).unwrap_or_default();
@@ -72,7 +76,7 @@ pub fn run(seed: u64, off: Off, traced: bool) -> Outcome {
         world.fail(Class::Crash, format!("panic at {what}"));
     }
     Outcome {
-        seed,
+        seed: world.seed,
         off,
         failure: world.failure.take(),
         simulated: world.now,
@@ -237,4 +241,55 @@ pub fn names(off: Off) -> String {
     let names: Vec<&str> =
         KINDS.iter().filter(|kind| off & (1 << kind.place()) != 0).map(|kind: &Kind| kind.name()).collect();
     names.join(",")
+}
+
+/// The process' exit code, by the classes of what failed; the worst one wins.
+#[must_use]
+pub fn exit_code(failed: &[Class]) -> u8 {
+    let code = |class: &Class| match class {
+        Class::Correctness => 1,
+        Class::Crash => 3,
+        Class::Liveness => 2,
+    };
+    [1, 3, 2].into_iter().find(|wanted| failed.iter().any(|class| code(class) == *wanted)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Event;
+
+    fn calm() -> World {
+        World::new(5, Profile { clients: 1, ..Profile::calm(3) }, false)
+    }
+
+    fn class(world: World) -> Option<Class> {
+        catch_panics();
+        judge(world, 0).failure.map(|failure| failure.class)
+    }
+
+    #[test]
+    fn each_class_of_failure_is_told_apart() {
+        assert_eq!(class(calm()), None);
+        let mut silent = calm();
+        silent.trouble[0].held = true;
+        silent.trouble[1].held = true;
+        assert_eq!(class(silent), Some(Class::Liveness), "no quorum ever runs");
+        let mut panics = calm();
+        panics.queue.plan(SECOND, Event::Fault(u8::MAX));
+        assert_eq!(class(panics), Some(Class::Crash), "there is no such fault");
+        let mut wrong = calm();
+        wrong.checks.states.leads(77, 2).unwrap();
+        assert_eq!(class(wrong), Some(Class::Correctness), "somebody else leads in that term");
+    }
+
+    #[test]
+    fn the_exit_code_is_that_of_the_worst_class() {
+        let (correctness, liveness, crash) = (Class::Correctness, Class::Liveness, Class::Crash);
+        assert_eq!(exit_code(&[]), 0);
+        assert_eq!(exit_code(&[correctness]), 1);
+        assert_eq!(exit_code(&[liveness, liveness]), 2);
+        assert_eq!(exit_code(&[liveness, crash]), 3);
+        assert_eq!(exit_code(&[crash, liveness, correctness]), 1);
+    }
 }

@@ -25,6 +25,10 @@ pub(crate) const SCRIPT_SLOT: u32 = u32::MAX - 1;
 const SCRIPT_WATCH: u64 = 1 << 60;
 /// A step that waits gives up after this much virtual time.
 const PATIENCE: Nanos = 30 * SECOND;
+/// Values of `fill-up`.
+const FILL_UP_BYTES: usize = 1000;
+/// It ends far below: a segment takes 250 of them.
+const FILL_UP_MAX: u32 = 1000;
 
 /// What a script waits for.
 #[derive(Default)]
@@ -213,6 +217,16 @@ impl Player {
                 }
                 Ok(())
             }
+            "fill-up" => {
+                let (host, value) = (word(1)?, "f".repeat(FILL_UP_BYTES));
+                for _ in 0..FILL_UP_MAX {
+                    let request = self.ask(&["put", host, "/fill", &value])?;
+                    if self.world.desk.replies.contains_key(&request) {
+                        return Ok(());
+                    }
+                }
+                Err("it took everything".to_owned())
+            }
             "burst" => {
                 let value = "x".repeat(number(word(3)?)? as usize);
                 for _ in 0..number(word(2)?)? {
@@ -336,8 +350,9 @@ impl Player {
             Some(Reply::Refused { code, .. }) => code.to_string(),
             Some(Reply::Read { found: Some((value, _)), .. }) => text(value),
             Some(Reply::Read { found: None, .. }) => "missing".to_owned(),
-            Some(Reply::Done { .. } | Reply::Auth(true)) => "ok".to_owned(),
-            Some(Reply::Auth(false)) => "refused".to_owned(),
+            Some(Reply::Done { .. } | Reply::Auth(Ok(_)) | Reply::Members(true)) => "ok".to_owned(),
+            Some(Reply::Auth(Err(_)) | Reply::Members(false)) => "refused".to_owned(),
+            Some(Reply::AuthIs(_, found, _)) => format!("{found:?}"),
         };
         if got == wanted { Ok(()) } else { Err(format!("the answer is {got}")) }
     }

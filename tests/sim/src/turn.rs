@@ -81,8 +81,7 @@ impl World {
         let Some(process) = &mut self.hosts[at].process else { return };
         process.turn_planned = false;
         process.hear_forwarded(wall);
-        let available = !process.is_exhausted();
-        process.node.handle(Input::Room { available }, wall);
+        process.node.handle(process.room(), wall);
         process.node.poll(wall, effects);
         let marks = [process.node.applied().get(), process.node.committed().get(), process.node.store().index().get()];
         self.mix(marks[0] ^ marks[2] << 20 ^ u64::from(host) << 60);
@@ -392,8 +391,8 @@ impl World {
             Outcome::Refused(error) => {
                 Reply::Refused { host, code: error.code as u16, cause: error.cause.clone(), index: error.index.get() }
             }
-            Outcome::Auth(result) => Reply::Auth(result.is_ok()),
-            Outcome::Members(result) => Reply::Auth(result.is_ok()),
+            Outcome::Auth(result) => Reply::Auth(result.clone()),
+            Outcome::Members(result) => Reply::Members(result.is_ok()),
             Outcome::Failed(failure) => match failure {
                 ringd::core::event::ProposalFailure::Timeout => Reply::Unknown,
                 ringd::core::event::ProposalFailure::NotProposed => Reply::NotDone,

@@ -15,6 +15,7 @@ use crate::check::facts::Facts;
 use crate::check::linear::Histories;
 use crate::check::state::States;
 use crate::check::ttl::Deadlines;
+use crate::check::votes::Votes;
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::event::{Event, HostId};
@@ -66,6 +67,8 @@ pub struct Checks {
     pub deadlines: Deadlines,
     /// Members against each other.
     pub states: States,
+    /// What members promised each other.
+    pub votes: Votes,
     /// Operations begun, for the report.
     pub operations: u64,
     /// Writes acknowledged.
@@ -305,7 +308,8 @@ impl World {
         let at = usize::from(host);
         let process = self.hosts[at].process.as_ref().expect("started");
         let (life, applied, cut, fresh) = (self.hosts[at].life, process.node.applied(), process.cut, process.is_fresh);
-        let forgot = process.node.may_have_forgotten();
+        // What recovery says: what the node makes of it is the votes' checker's business.
+        let forgot = process.must_catch_up;
         self.note(host, format_args!("starts at applied {applied} (cut: {cut}, fresh: {fresh}, forgot: {forgot})"));
         if let Some(what) = self.trouble[at].damaged.take() {
             if !forgot && what.must_show {

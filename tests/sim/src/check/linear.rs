@@ -22,6 +22,10 @@ pub enum Op {
     Create(Value),
     /// A write that wanted and found a value.
     Swap(Value, Value),
+    /// A write that found something and does not say what.
+    Replace(Value),
+    /// A removal of something that does not say what.
+    RemoveAny,
     /// A removal, and what it removed.
     Remove(Value),
     /// A removal that found nothing.
@@ -59,6 +63,8 @@ impl Op {
             Self::Set(value, before) => then(before == state, Some(value)),
             Self::Create(value) => then(state.is_none(), Some(value)),
             Self::Swap(wanted, value) => then(state == Some(wanted), Some(value)),
+            Self::Replace(value) => then(state.is_some(), Some(value)),
+            Self::RemoveAny => then(state.is_some(), None),
             Self::Remove(found) => then(state == Some(found), None),
             Self::Missed => then(state.is_none(), state),
             Self::Unequal(wanted, found) => then(state == Some(found) && wanted != found, state),
@@ -100,7 +106,8 @@ const STEPS_MAX: u64 = 4_000_000;
 pub fn check(calls: &[Call]) -> Verdict {
     // An open write whose value nobody ever saw need not have happened: every answer names the value it found, so had
     // it come between two answers, one of them would show it, or the next write replaced it unseen, and then it makes
-    // no difference. Open removals and swaps may be needed and stay.
+    // no difference. Open removals and swaps may be needed and stay, and so may all where an answer hides what it found.
+    let hides = calls.iter().any(|call| matches!(call.op, Op::Replace(_) | Op::RemoveAny));
     let seen: BTreeSet<Value> = calls
         .iter()
         .flat_map(|call| {
@@ -111,8 +118,11 @@ pub fn check(calls: &[Call]) -> Verdict {
             })
         })
         .collect();
-    let mut calls: Vec<Call> =
-        calls.iter().copied().filter(|call| call.op.writes().is_none_or(|value| seen.contains(&value))).collect();
+    let mut calls: Vec<Call> = calls
+        .iter()
+        .copied()
+        .filter(|call| hides || call.op.writes().is_none_or(|value| seen.contains(&value)))
+        .collect();
     calls.sort_by_key(|call| (call.begun, call.ended));
     let mut search =
         Search { calls: &calls, done: vec![0; calls.len().div_ceil(64)], tried: BTreeSet::new(), steps: 0 };

@@ -7,6 +7,7 @@ pub mod facts;
 pub mod linear;
 pub mod state;
 pub mod ttl;
+pub mod votes;
 pub mod watch;
 
 /// What is wrong, in a sentence.

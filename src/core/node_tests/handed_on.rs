@@ -5,7 +5,7 @@ use crate::core::entries::is_forwarded_proposal;
 
 /// Writes through every member while node 0 hands over, and lets `meanwhile` happen before anything is delivered.
 fn write_everywhere(cluster: &mut Cluster, meanwhile: impl FnOnce(&mut Cluster)) {
-    cluster.input(0, Input::DiskStalled { for_ms: 1000 });
+    cluster.input(0, Input::TransferLeadership);
     cluster.poll(0);
     for node in 0..3 {
         cluster.put(node, 1, &format!("/{node}"), "x", None);
@@ -56,6 +56,5 @@ fn a_hand_over_that_fails_keeps_the_writes() {
     write_everywhere(&mut cluster, |cluster| cluster.mail.retain(is_forwarded_proposal));
     cluster.settle();
     cluster.tick(15);
-    assert!(cluster.nodes[0].is_leader());
     assert_eq!(answered(&mut cluster), 3);
 }
