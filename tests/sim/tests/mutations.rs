@@ -22,6 +22,10 @@ const THREADS: usize = 2;
 /// Holds as long as stale frames are not accepted.
 const STALE_FRAMES: &str = include_str!("../../scripts/stale_frames_of_a_recycled_segment_are_not_believed.scenario");
 
+/// What is varied in it, and how often: where the log ends depends on all that is in it.
+const STALE_ENTRIES: &str = "fill l 400";
+const STALE_VARIANTS: u32 = 10;
+
 /// Holds as long as a member that has lost its disk votes for nobody who lacks what it has acknowledged.
 const FORGOTTEN_VOTE: &str = include_str!("../../scripts/member_that_lost_its_disk_votes_for_no_shorter_log.scenario");
 /// What the checker of votes says.
@@ -69,13 +73,16 @@ fn a_failure_is_shrunk_to_the_faults_it_needs() {
 #[test]
 fn every_known_way_to_break_the_product_is_found() {
     catch_panics();
+    assert!(STALE_FRAMES.contains(STALE_ENTRIES), "the scenario is the one that is varied");
     let next = AtomicUsize::new(0);
     let missed = Mutex::new(Vec::new());
     let work = || {
         while let Some(mutation) = MUTATIONS.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
             turn_on(Some(mutation));
             let found = match mutation {
-                Mutation::AcceptStaleFrame => play(STALE_FRAMES).err(),
+                Mutation::AcceptStaleFrame => (0..STALE_VARIANTS).find_map(|at| {
+                    play(&STALE_FRAMES.replace(STALE_ENTRIES, &format!("fill l {}", 400 + 7 * at))).err()
+                }),
                 Mutation::VoteAfterForgetting => {
                     let says = play(FORGOTTEN_VOTE).err().filter(|says| says.contains(VOTE));
                     says.and_then(|_| by_seeds(mutation, VOTE))
