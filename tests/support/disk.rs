@@ -53,6 +53,9 @@ pub struct Platter {
     /// Versions of each sector since the last flush, by sector number.
     unflushed: BTreeMap<usize, Vec<[u8; SECTOR]>>,
     is_dead: bool,
+    /// How often the power was there again. Whoever opened the disk before can reach it no more: a file system that
+    /// outlives its machine, because some process holds its mount, would write into the life of the next one.
+    life: u64,
     /// Flushes so far.
     pub flushes: u64,
     /// How long each flush takes; the disk does nothing else meanwhile.
@@ -73,6 +76,7 @@ impl Platter {
             flushed: empty(),
             unflushed: BTreeMap::new(),
             is_dead: false,
+            life: 0,
             flushes: 0,
             flush_time: Duration::ZERO,
         }
@@ -116,6 +120,12 @@ impl Platter {
     fn power_on(&mut self) {
         self.current.copy_from_slice(&self.flushed);
         self.is_dead = false;
+        self.life += 1;
+    }
+
+    /// Whether whoever opened the disk in this life may write and flush.
+    fn serves(&self, opened: FileHandle) -> bool {
+        !self.is_dead && opened.0 == self.life
     }
 }
 
@@ -159,7 +169,7 @@ impl Filesystem for Served {
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         // The kernel must keep no copy: after a cut it would show what the disk has lost.
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        reply.opened(FileHandle(lock(&self.0).life), FopenFlags::FOPEN_DIRECT_IO);
     }
 
     fn read(
@@ -183,7 +193,7 @@ impl Filesystem for Served {
         &self,
         _: &Request,
         _: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         data: &[u8],
         _: WriteFlags,
@@ -193,21 +203,21 @@ impl Filesystem for Served {
     ) {
         let mut platter = lock(&self.0);
         let at = usize::try_from(offset).unwrap_or(IMAGE_BYTES);
-        if platter.is_dead || at + data.len() > IMAGE_BYTES {
+        if !platter.serves(handle) || at + data.len() > IMAGE_BYTES {
             return reply.error(Errno::EIO);
         }
         platter.write(at, data);
         reply.written(u32::try_from(data.len()).expect("FUSE writes are small"));
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _: &Request, _: INodeNo, handle: FileHandle, _: bool, reply: ReplyEmpty) {
         let begun = Instant::now();
         // Looked at again and again: a disk that is well again ends the flush under way.
         while begun.elapsed() < lock(&self.0).flush_time {
             std::thread::sleep(LOOK.min(lock(&self.0).flush_time));
         }
         let mut platter = lock(&self.0);
-        if platter.is_dead {
+        if !platter.serves(handle) {
             return reply.error(Errno::EIO);
         }
         platter.flush();
@@ -306,7 +316,9 @@ fn the_disk_of_this_test_forgets_what_was_not_flushed() {
     assert_eq!(platter.current[..2 * SECTOR], [1; 2 * SECTOR]);
     platter.write(SECTOR, &[4; SECTOR]);
     assert_eq!(platter.cut(&mut |_| 2), 0, "kept everything");
+    assert!(!platter.serves(FileHandle(1)), "no power");
     platter.power_on();
+    assert!(platter.serves(FileHandle(2)) && !platter.serves(FileHandle(1)), "another life");
     assert_eq!(platter.current[..SECTOR], [1; SECTOR]);
     assert_eq!(platter.current[SECTOR..2 * SECTOR], [4; SECTOR]);
 }
