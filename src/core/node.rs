@@ -33,6 +33,7 @@ use super::status::RaftStatus;
 use super::store::{Fired, Store, StoreOptions};
 
 mod installing;
+mod proposing;
 
 /// Nodes that one `Expire` entry may remove: bounds one apply to well under a millisecond.
 const EXPIRE_BATCH: u32 = 1000;
@@ -336,8 +337,9 @@ impl Node {
             if let Some(id) = self.machine.changed.take() {
                 self.reconfig.applied(id);
             }
-            let more = self.machine.proposals.has_queued() && self.replica.leader() != MemberId::default();
-            if !more && !self.reconfig.is_ready(&self.replica) {
+            let waits = self.machine.proposals.has_queued();
+            let more = if waits { self.may_propose() } else { self.reconfig.is_ready(&self.replica) };
+            if !more {
                 break;
             }
         }
@@ -364,19 +366,6 @@ impl Node {
         let usual = self.replica.catch_up_from(covered, self.config.catch_up_entries, CATCH_UP_BYTES_MAX);
         let within = self.replica.log_memory() <= self.config.lagging_bytes;
         self.replica.held_by_followers().filter(|_| within).map_or(usual, |held| held.min(usual))
-    }
-
-    fn propose(&mut self, token: ClientToken, command: Command<'_>, now: UnixNanos) {
-        let queue = &self.machine.proposals;
-        let is_long = queue.queued() >= QUEUED_MAX || queue.queued_bytes() >= QUEUED_BYTES_MAX;
-        let queue_full = self.replica.leader() == MemberId::default() && is_long;
-        if !self.room {
-            self.answer_early(token, ProposalFailure::NoSpace);
-        } else if queue_full {
-            self.answer_early(token, ProposalFailure::NotProposed);
-        } else {
-            self.machine.proposals.queue(Some(token), command, now, self.tick);
-        }
     }
 
     /// A new address is no matter of raft's, so it goes with the other commands; who votes goes one change at a time.
@@ -407,22 +396,6 @@ impl Node {
 
     fn answer_early(&mut self, token: ClientToken, failure: ProposalFailure) {
         self.early_answers.push(Answer { token, outcome: Outcome::Failed(failure) });
-    }
-
-    fn flush_proposals(&mut self, effects: &mut Effects) {
-        if !self.machine.proposals.has_queued() || self.replica.leader() == MemberId::default() {
-            return;
-        }
-        let from = self.machine.proposals.queued_from();
-        if self.replica.propose(self.machine.proposals.take_queued()).is_err() {
-            let mut refused = Vec::new();
-            self.machine.proposals.refuse_from(from, &mut refused);
-            effects.answers.extend(
-                refused
-                    .into_iter()
-                    .map(|token| Answer { token, outcome: Outcome::Failed(ProposalFailure::NotProposed) }),
-            );
-        }
     }
 
     fn give_up_on_the_late(&mut self) {

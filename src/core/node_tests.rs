@@ -19,6 +19,7 @@ use super::replica::{Append, PeerMessage, ReadyNumber, entry_from_record};
 use super::store::{Loader, StoreOptions};
 use ringd_storage::record::{Entry, HardState, Record};
 
+mod handed_on;
 mod handovers;
 mod installs;
 mod members;

@@ -18,6 +18,8 @@
 
 use std::collections::VecDeque;
 
+mod handing;
+
 pub use raft::eraftpb::MessageType;
 use raft::eraftpb::{Entry, EntryType, HardState, Message};
 use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
@@ -51,6 +53,8 @@ const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
 const ELECTION_SPREAD_PERCENT: usize = 40;
 /// Membership changes of others that a leader keeps until the one in its log is applied.
 const POSTPONED_MAX: usize = 64;
+/// Forwarded proposals that may wait for the end of a hand-over, of about a megabyte each at most.
+const HANDED_OVER_MAX: usize = 64;
 
 /// What a replica starts from.
 #[derive(Debug)]
@@ -125,6 +129,10 @@ pub struct Replica {
     deferred: Vec<Entry>,
     /// A leader's: changes of membership that came while another one was in the log.
     postponed: VecDeque<Message>,
+    /// Forwarded proposals that came while leadership was being handed over: they are for whoever leads next.
+    handed_over: VecDeque<Message>,
+    /// The tick of the last try to hand leadership over.
+    handing_since: Option<u64>,
     /// A change of membership was applied, and the disk does not say yet that it is committed.
     change_unwritten: bool,
     /// What this member must see in a candidate before it votes; see [`super::gate`].
@@ -181,6 +189,8 @@ impl Replica {
             to_install: None,
             deferred: Vec::new(),
             postponed: VecDeque::new(),
+            handed_over: VecDeque::new(),
+            handing_since: None,
             change_unwritten: false,
             vote_floor: None,
             seed: start.seed,
@@ -248,6 +258,12 @@ impl Replica {
         match message.get_msg_type() {
             // Whoever forwarded this took this node for the leader; its client's time limit tells it otherwise. Sent on
             // from here it could go round in circles.
+            MessageType::MsgPropose if self.hands_over() => {
+                if self.handed_over.len() < HANDED_OVER_MAX {
+                    self.handed_over.push_back(message);
+                }
+                return;
+            }
             MessageType::MsgPropose | MessageType::MsgReadIndex if !self.is_leader() => return,
             MessageType::MsgPropose if self.change_is_pending() && changes_members(&message) => {
                 // raft-rs would turn it into an empty entry, and its client would wait in vain.
@@ -332,52 +348,6 @@ impl Replica {
     /// How the sending of a snapshot ended.
     pub fn snapshot_sent(&mut self, to: MemberId, ok: bool) {
         self.raw.report_snapshot(to.get(), if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
-    }
-
-    /// Of the other voters that were heard of lately, the one that is furthest. `None` when there is none, or this node
-    /// does not lead.
-    #[must_use]
-    pub fn furthest_voter(&self) -> Option<MemberId> {
-        self.furthest_beyond(None)
-    }
-
-    /// The same, but only if it has on disk what this node has not.
-    #[must_use]
-    pub fn quicker_voter(&self) -> Option<MemberId> {
-        let raft = &self.raw.raft;
-        self.furthest_beyond(Some(raft.prs().get(raft.id)?.matched))
-    }
-
-    fn furthest_beyond(&self, floor: Option<u64>) -> Option<MemberId> {
-        let raft = &self.raw.raft;
-        if raft.state != StateRole::Leader {
-            return None;
-        }
-        let voters = raft.prs().conf().voters();
-        let candidates = raft.prs().iter().filter(|(id, progress)| {
-            let is_beyond = floor.is_none_or(|floor| progress.matched > floor);
-            **id != raft.id && voters.contains(**id) && progress.recent_active && is_beyond
-        });
-        let (&furthest, _) = candidates.max_by_key(|(id, progress)| (progress.matched, **id))?;
-        Some(MemberId::new(furthest))
-    }
-
-    /// Asks a voter to take over.
-    pub fn transfer_leadership_to(&mut self, to: MemberId) {
-        self.raw.transfer_leader(to.get());
-    }
-
-    /// Whether anybody else has a vote.
-    #[must_use]
-    pub fn has_other_voters(&self) -> bool {
-        let raft = &self.raw.raft;
-        raft.prs().conf().voters().ids().iter().any(|id| id != raft.id)
-    }
-
-    /// Whether a transfer is under way.
-    #[must_use]
-    pub fn is_transferring(&self) -> bool {
-        self.raw.raft.lead_transferee.is_some()
     }
 
     /// Starts an election at once, if one may begin.
@@ -478,6 +448,7 @@ impl Replica {
     ) -> Result<Pumped, String> {
         let mut pumped = Pumped::default();
         self.step_postponed();
+        self.hand_on();
         if self.installing.is_none() && !self.deferred.is_empty() {
             let deferred = std::mem::take(&mut self.deferred);
             self.apply(deferred, effects, &mut apply)?;

@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
@@ -25,6 +25,8 @@ const SECTOR: usize = 512;
 const IMAGE_BYTES: usize = 208 << 20;
 /// Attributes are fixed, the kernel may keep them.
 const KEEP: Duration = Duration::from_secs(3600);
+/// How often a flush under way looks whether it is over.
+const LOOK: Duration = Duration::from_millis(5);
 const FILE: INodeNo = INodeNo(2);
 const FILE_NAME: &str = "disk";
 
@@ -199,8 +201,11 @@ impl Filesystem for Served {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        let flush_time = lock(&self.0).flush_time;
-        std::thread::sleep(flush_time);
+        let begun = Instant::now();
+        // Looked at again and again: a disk that is well again ends the flush under way.
+        while begun.elapsed() < lock(&self.0).flush_time {
+            std::thread::sleep(LOOK.min(lock(&self.0).flush_time));
+        }
         let mut platter = lock(&self.0);
         if platter.is_dead {
             return reply.error(Errno::EIO);
