@@ -43,9 +43,9 @@ if [ "${1:-}" != --inside ]; then
         debootstrap --variant=minbase --include=$packages_inside bookworm "$root" "$mirror" >"$scratch/debootstrap.log" 2>&1 ||
             { tail -n 20 "$scratch/debootstrap.log"; skip "debootstrap failed"; }
     fi
-    mkdir -p "$root/root/ringd/target/packages"
-    cp "$packages"/ringd_*.deb "$root/root/ringd/target/packages/"
-    cp "$here/systemd.sh" "$here/../../README.md" "$root/root/ringd/"
+    mkdir -p "$root/srv/ringd/target/packages"
+    cp "$packages"/ringd_*.deb "$root/srv/ringd/target/packages/"
+    cp "$here/systemd.sh" "$here/../../README.md" "$root/srv/ringd/"
     # The README calls it to look at the settings, which are right as they are.
     printf '#!/bin/sh\ntest -w "$1"\n' >"$root/usr/bin/editor"
     chmod 755 "$root/usr/bin/editor"
@@ -54,7 +54,7 @@ if [ "${1:-}" != --inside ]; then
 After=multi-user.target
 [Service]
 Type=oneshot
-ExecStart=/bin/bash /root/ringd/systemd.sh --inside
+ExecStart=/bin/bash /srv/ringd/systemd.sh --inside
 ExecStopPost=/bin/systemctl --no-block poweroff
 StandardOutput=tty
 StandardError=tty
@@ -75,7 +75,7 @@ fi
 # ---- inside: lives with the service
 
 trap 'code=$?; [ $code -eq 0 ] || { echo "systemd test failed ($code) at line $LINENO"; journalctl -u ringd --no-pager | tail -n 40; }' EXIT
-cd /root/ringd
+cd /srv/ringd
 
 ok() {
     echo "ok: $*"
@@ -203,7 +203,7 @@ systemctl start ringd
 kept
 ok "a stop says STOPPING and is a success"
 
-cp /etc/ringd/ringd.conf /root/ringd.conf.kept
+cp /etc/ringd/ringd.conf /srv/ringd.conf.kept
 systemctl stop ringd
 setting ETCD_DATA_DIR /var/lib/ringd/waiting.etcd
 setting ETCD_INITIAL_CLUSTER default=http://127.0.0.1:2380,other=http://127.0.0.1:12380
@@ -213,7 +213,7 @@ sleep 3
 is ActiveState activating
 curl -sS -o /dev/null http://127.0.0.1:2379/version || fail "one that waits answers /version"
 systemctl stop ringd
-cp /root/ringd.conf.kept /etc/ringd/ringd.conf
+cp /srv/ringd.conf.kept /etc/ringd/ringd.conf
 ok "one that waits for its cluster is not ready"
 
 mkdir -p /etc/systemd/system/ringd.service.d
@@ -223,7 +223,7 @@ setting ETCD_HEARTBEAT_INTERVAL abc
 ! systemctl start ringd 2>/dev/null || fail "started with a bad setting"
 is Result exit-code
 systemctl stop ringd
-cp /root/ringd.conf.kept /etc/ringd/ringd.conf
+cp /srv/ringd.conf.kept /etc/ringd/ringd.conf
 systemctl start ringd
 kept
 rm -r /etc/systemd/system/ringd.service.d
@@ -258,7 +258,7 @@ systemctl restart ringd
 )
 log_says 'rejected connection from'
 journalctl -u ringd --no-pager -o json -p warning | grep -q 'rejected connection' || fail "the journal has no priorities"
-cp /root/ringd.conf.kept /etc/ringd/ringd.conf
+cp /srv/ringd.conf.kept /etc/ringd/ringd.conf
 systemctl restart ringd
 kept
 ok "TLS, profiles and the journal under the unit's restrictions"
