@@ -251,9 +251,9 @@ systemctl restart ringd
     export ETCDCTL_CERT_FILE=client.crt ETCDCTL_KEY_FILE=client.key ETCDCTL_CA_FILE=ca.crt
     kept
     ringctl cluster-health | cat
-    curl -fsS --cacert ca.crt --cert client.crt --key client.key -o /root/profile \
+    curl -fsS --cacert ca.crt --cert client.crt --key client.key -o /srv/profile \
         'https://127.0.0.1:2379/debug/pprof/profile?seconds=1'
-    [ -s /root/profile ]
+    [ -s /srv/profile ]
     ! curl -fsS --cacert ca.crt https://127.0.0.1:2379/version 2>/dev/null || fail "let in without a certificate"
 )
 log_says 'rejected connection from'
