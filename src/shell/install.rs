@@ -1,8 +1,8 @@
 //! Installing a snapshot that came from the leader: its items go into the node in slices between turns.
 //!
 //! Owns: reading the file. Touches: the hub's node. Must hold: the loop is kept no longer than a slice, and is free for a
-//! multiple of that after it; a newer install replaces one under way; an item that cannot be read ends the process, for the log names
-//! this snapshot already.
+//! multiple of that after it; a newer install replaces one under way; an item that cannot be read ends the process, for
+//! the log names this snapshot already.
 
 use std::rc::Rc;
 use std::sync::Arc;
