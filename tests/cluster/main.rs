@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use cluster::{Cluster, PATIENCE, wait_for};
 use load::Load;
+use support::{snapshot_indexes, snapshots_beyond};
 
 const STOP: i32 = 19;
 const CONTINUE: i32 = 18;
@@ -79,13 +80,21 @@ fn a_paused_leader_is_replaced_and_follows_when_it_goes_on() {
 
 #[test]
 fn a_paused_follower_catches_up_by_snapshot() {
-    // The leader keeps 5000 entries behind its snapshot for those who are slow; this one is slower.
-    let cluster = three(&["--snapshot-count=500"]);
+    // What the leader keeps behind its snapshot for those who are slow; this one is slower.
+    const KEPT: u64 = 5000;
+    const INTERVAL: u64 = 500;
+    let cluster = three(&[&format!("--snapshot-count={INTERVAL}")]);
     let load = Load::start(clients(&cluster));
     load.wait_for_writes(SOME);
     let follower = (cluster.leader() + 1) % 3;
     cluster.signal(follower, STOP);
-    load.wait_for_writes(7000);
+    // A leader keeps what members lack that it has heard of within two election timeouts.
+    std::thread::sleep(Duration::from_secs(3));
+    let leader = cluster.leader();
+    let known = snapshot_indexes(&cluster.log(leader)).last().unwrap_or_default() + 2 * INTERVAL;
+    wait_for("what the follower lacks to be forgotten", || {
+        (snapshots_beyond(&cluster.log(leader), known + KEPT) >= 2).then_some(())
+    });
     cluster.signal(follower, CONTINUE);
     wait_for("the snapshot to be installed", || {
         cluster.log(follower).contains("read the snapshot from the leader").then_some(())

@@ -52,6 +52,18 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Of how many snapshots a member has logged that they cover more than the entries up to `index`. Two are sure that the
+/// log was cut behind the first of them.
+pub fn snapshots_beyond(log: &str, index: u64) -> usize {
+    snapshot_indexes(log).filter(|&covered| covered > index).count()
+}
+
+/// The entries up to which a member has logged that its snapshots go.
+pub fn snapshot_indexes(log: &str) -> impl Iterator<Item = u64> {
+    let told = log.split("saved snapshot at index ").skip(1);
+    told.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+}
+
 /// Says that a test did not run, and why. Written past the test harness, which would swallow it.
 pub fn skip(test: &str, why: &str) {
     let _ = writeln!(io::stderr(), "skipped {test}: {why}");
