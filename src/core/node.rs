@@ -755,11 +755,11 @@ impl Node {
         self.machine.proposals.bytes()
     }
 
-    /// Bytes of log that the proposals need that no leader was there for yet: they are appended in one turn, whenever one
-    /// appears ([`Proposals::queued_bytes`]).
+    /// Bytes of log that the proposals need that no leader was there for yet, own and forwarded: they are appended in one
+    /// turn, whenever one appears ([`Proposals::queued_bytes`], [`Replica::handed_over_bytes`]).
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
-        self.machine.proposals.queued_bytes()
+        self.machine.proposals.queued_bytes() + self.replica.handed_over_bytes()
     }
 
     /// Whether this node is the only voter, so that it may lead without asking anyone.

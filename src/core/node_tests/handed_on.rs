@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::core::entries::is_forwarded_proposal;
+use crate::core::replica::ENTRY_ROOM_BYTES;
 
 /// Writes through every member while node 0 hands over, and lets `meanwhile` happen before anything is delivered.
 fn write_everywhere(cluster: &mut Cluster, meanwhile: impl FnOnce(&mut Cluster)) {
@@ -55,6 +56,8 @@ fn a_hand_over_that_fails_keeps_the_writes() {
     // Nobody hears that it should take over.
     write_everywhere(&mut cluster, |cluster| cluster.mail.retain(is_forwarded_proposal));
     cluster.settle();
+    assert!(cluster.nodes[0].queued_bytes() > 3 * ENTRY_ROOM_BYTES, "the log's room for all three is spoken for");
     cluster.tick(15);
     assert_eq!(answered(&mut cluster), 3);
+    assert_eq!(cluster.nodes[0].queued_bytes(), 0);
 }

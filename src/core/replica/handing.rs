@@ -5,7 +5,7 @@
 
 use ringd_storage::ids::MemberId;
 
-use super::Replica;
+use super::{Replica, room_for};
 
 impl Replica {
     /// Of the other voters that were heard of lately, the one that is furthest. `None` when there is none, or this node
@@ -61,6 +61,13 @@ impl Replica {
         let recently =
             self.handing_since.is_some_and(|since| self.ticks.saturating_sub(since) <= self.election_ticks as u64);
         self.is_transferring() || recently && !self.is_leader()
+    }
+
+    /// Bytes of log that the proposals need which wait for the end of a hand-over: if it fails, they are appended in one
+    /// turn.
+    #[must_use]
+    pub fn handed_over_bytes(&self) -> u64 {
+        self.handed_over.iter().map(room_for).sum()
     }
 
     /// Gives the proposals that waited for the end of a hand-over to whoever leads now.
