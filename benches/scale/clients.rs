@@ -4,7 +4,7 @@
 //! fewer ports than clients are wanted. Always: a read has an end, so a server that hangs is an error.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -193,10 +193,28 @@ pub struct Dribble {
 }
 
 impl Dribble {
+    /// To the server.
     pub fn start(server: SocketAddr) -> Result<Dribble, Error> {
         let clients: Result<Vec<Client>, Error> =
             (0..DRIBBLING).map(|_| Client::open(server, (ROUNDS + 1) * PER_ADDRESS)).collect();
-        let mut clients = clients?;
+        Dribble::run(clients?, Vec::new())
+    }
+
+    /// To sockets that nobody reads: what these clients themselves cost the clients beside them.
+    pub fn start_aside() -> Result<Dribble, Error> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let mut held = Vec::with_capacity(DRIBBLING);
+        let open = |_| {
+            let client = Client::open(address, (ROUNDS + 1) * PER_ADDRESS)?;
+            held.push(listener.accept()?.0);
+            Ok(client)
+        };
+        let clients: Result<Vec<Client>, Error> = (0..DRIBBLING).map(open).collect();
+        Dribble::run(clients?, held)
+    }
+
+    fn run(mut clients: Vec<Client>, held: Vec<TcpStream>) -> Result<Dribble, Error> {
         for client in &mut clients {
             client.send(b"GET /v2/keys/probe HTTP/1.1\r\nHost: x\r\nX-Slow: ")?;
         }
@@ -211,6 +229,7 @@ impl Dribble {
                 clients[client].send(b"x")?;
                 std::thread::sleep(pause);
             }
+            drop(held);
             Ok(())
         });
         Ok(Dribble { stop, thread })

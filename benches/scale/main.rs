@@ -45,7 +45,7 @@ const DESCRIPTORS_ASIDE: usize = 200;
 /// Connections of the load whose rate is compared, one request under way on each.
 const LOAD: usize = 32;
 /// Rounds of which the median is taken.
-pub const ROUNDS: usize = 5;
+pub const ROUNDS: usize = 9;
 const LOAD_TIME: Duration = Duration::from_millis(1000);
 const PROBE_TIME: Duration = Duration::from_millis(500);
 /// What can be measured, in this order.
@@ -351,21 +351,16 @@ fn load(server: &Server) -> Result<[f64; 3], Error> {
     Ok([cost, rate, quantile(&latencies, 0.99).ok_or("the probe got no answer")?])
 }
 
-/// Compares a load without and with connections that do nothing, or next to nothing.
+/// Compares a load without and with connections that do nothing, or next to nothing. Each ratio is one round's, of two
+/// measurements that follow one another; its median is told.
 fn idle(programs: &Programs, most: usize, table: &mut Table) -> Result<(), Error> {
     let idle = IDLE.min(most - DRIBBLING);
     let (server, _dir) = start(programs)?;
-    // For each load (alone, beside idle ones, beside both): its cost, its rate, its tail.
-    let mut taken: [[Vec<f64>; 3]; 3] = Default::default();
+    // Of each round and each company of the load: its cost, its rate, its tail.
+    let mut rounds: Vec<[[f64; 3]; 4]> = Vec::with_capacity(ROUNDS);
     for round in 0..ROUNDS {
-        let mut take = |place: usize| -> Result<(), Error> {
-            for (figures, figure) in taken[place].iter_mut().zip(load(&server)?) {
-                figures.push(figure);
-            }
-            Ok(())
-        };
         let before = descriptors(&server)?;
-        take(0)?;
+        let alone = load(&server)?;
         let mut quiet = Vec::with_capacity(idle);
         for number in 0..idle {
             let mut client = Client::open(server.address, (round + 1) * PER_ADDRESS + number)?;
@@ -373,26 +368,40 @@ fn idle(programs: &Programs, most: usize, table: &mut Table) -> Result<(), Error
             client.answer()?;
             quiet.push(client);
         }
-        take(1)?;
+        let beside_idle = load(&server)?;
+        let aside = Dribble::start_aside()?;
+        let shared = load(&server)?;
+        aside.stop()?;
         let dribble = Dribble::start(server.address)?;
-        take(2)?;
+        let beside_both = load(&server)?;
         dribble.stop()?;
+        rounds.push([alone, beside_idle, shared, beside_both]);
         drop(quiet);
         wait_for_descriptors(&server, before)?;
     }
+    // What each is compared with: the same load in the same company but for what is asked about.
     let sides = [
-        format!("{LOAD} connections alone"),
-        format!("the same beside {idle} idle connections"),
-        format!("the same beside {idle} idle and {DRIBBLING} that send a byte a second"),
+        (0, format!("{LOAD} connections alone"), None),
+        (1, format!("the same beside {idle} idle connections"), Some((0, "the load alone"))),
+        (2, format!("the same, and its core shared with {DRIBBLING} that send a byte a second to nobody"), None),
+        (
+            3,
+            format!("the same beside {idle} idle and {DRIBBLING} that send a byte a second"),
+            Some((2, "bytes to nobody")),
+        ),
     ];
-    let mut alone = None;
-    for (side, figures) in sides.iter().zip(taken) {
-        let [cost, rate, tail] = figures.map(median);
-        alone = alone.or(cost);
-        line(table, &format!("{side}: server time per GET"), cost, 1, "µs", Goal::None);
-        line(table, "… compared with alone", table::ratio(cost, alone), 2, "of it", Goal::AtMost(1.1));
-        line(table, "… GET/s (bound by the one client thread)", rate, 0, "", Goal::None);
-        line(table, "… 99th percentile of a lone client's GET", tail, 0, "µs", Goal::None);
+    for (side, name, other) in sides {
+        let of = |figure: usize| median(rounds.iter().map(|round| round[side][figure]).collect());
+        line(table, &format!("{name}: server time per GET"), of(0), 1, "µs", Goal::None);
+        line(table, "… GET/s (bound by the one client thread)", of(1), 0, "", Goal::None);
+        line(table, "… 99th percentile of a lone client's GET", of(2), 0, "µs", Goal::None);
+        if let Some((other, told)) = other {
+            let share =
+                |figure: usize| median(rounds.iter().map(|round| round[side][figure] / round[other][figure]).collect());
+            line(table, &format!("… server time compared with {told}"), share(0), 2, "of it", Goal::AtMost(1.1));
+            line(table, &format!("… GET/s compared with {told}"), share(1), 2, "of it", Goal::AtLeast(0.9));
+            line(table, &format!("… 99th percentile compared with {told}"), share(2), 2, "of it", Goal::None);
+        }
     }
     server.stop()
 }
