@@ -28,7 +28,7 @@ fn descriptors(server: &Server) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("a process").count()
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -155,6 +155,26 @@ fn one_write_reaches_every_watcher_and_those_that_left_are_forgotten() {
     }
     drop(stay);
     wait_until("all are forgotten", || descriptors(&server) <= before);
+}
+
+#[test]
+fn a_client_that_sends_much_behind_its_watch_and_leaves_is_forgotten() {
+    let site = Site::new();
+    let _server = site.start();
+    let mut other = Client::open(site.client_port).expect("connect");
+    let mut watchers = |count: &str| {
+        let metrics = other.request("GET", "/metrics", "").expect("the metrics");
+        String::from_utf8_lossy(&metrics.body)
+            .lines()
+            .any(|line| line == format!("etcd_debugging_store_watchers {count}"))
+    };
+    let mut watcher = watch(site.client_port, "/never?wait=true");
+    assert!(watchers("1"));
+    let request = "GET /v2/keys/x HTTP/1.1\r\nHost: x\r\n\r\n";
+    // It may be over before all of this was sent.
+    let _ = watcher.write_all(request.repeat((256 << 10) / request.len()).as_bytes());
+    drop(watcher);
+    wait_until("it is forgotten", || watchers("0"));
 }
 
 #[test]

@@ -170,6 +170,25 @@ fn bodies_that_are_gathered_share_a_ceiling() {
 }
 
 #[test]
+fn the_body_of_a_watch_is_not_counted_while_it_waits() {
+    let site = site(&["--ringd-bodies-bytes", "1000000"]);
+    let _server = site.start();
+    let mut watcher = Client::open(site.client_port).expect("connect");
+    let body = "x".repeat(700_000);
+    let watch = format!("GET /v2/keys/w?wait=true HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n{body}");
+    watcher.send(watch.as_bytes()).expect("send");
+    let mut other = Client::open(site.client_port).expect("connect");
+    let begun = Instant::now();
+    while metric(&metrics(&mut other), "etcd_debugging_store_watchers") < 1.0 {
+        assert!(begun.elapsed() < PATIENCE, "the watch never begins");
+    }
+    assert_eq!(metric(&metrics(&mut other), "ringd_bodies_bytes"), 0.0);
+    assert_eq!(put(&mut other, "/other", &format!("value={body}")).status, 201);
+    assert_eq!(put(&mut other, "/w", "value=1").status, 201);
+    assert_eq!(watcher.receive(false).expect("the event").status, 200);
+}
+
+#[test]
 fn a_request_that_is_larger_than_the_setting_is_refused_by_its_length() {
     let site = site(&["--max-request-bytes", "2000"]);
     let _server = site.start();
