@@ -440,6 +440,24 @@ fn bad_requests_are_refused_by_the_proxy_itself() {
 }
 
 #[test]
+fn a_client_that_leaves_behind_much_input_is_noticed() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let fake = Fake::start(Manner::Silence, &[]);
+    let flags = ["--ringd-connections-max", "1"];
+    let (home, server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
+    let mut client = home.connect();
+    client.send(b"GET /v2/keys/w?wait=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    wait_for("the watch at the member", || (fake.heard().len() == 1).then_some(()));
+    client.send(&b"GET /v2/keys/w HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5000)).expect("sent");
+    drop(client);
+    wait_for("its place to be free", || {
+        home.request("GET", "/v2/config/local/proxy", "").filter(|answer| answer.status == 200)
+    });
+    assert!(server.stderr().contains("was let go"), "{}", server.stderr());
+    assert_eq!(fake.heard().len(), 1);
+}
+
+#[test]
 fn large_bodies_share_a_ceiling() {
     const BODY_BYTES: usize = 700_000;
     let scratch = tempfile::tempdir().expect("a scratch directory");
