@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_lite::AsyncWrite as _;
+use futures_lite::AsyncWrite;
 
 use super::upstream::{self, Arrived, Upstream, poll_receive, within};
 use super::{Proxy, clock};
@@ -495,7 +495,7 @@ async fn finish(proxy: &Proxy, link: &mut Link) -> io::Result<()> {
     drop(link.held.hand_over());
     flush(proxy, link).await?;
     let (stream, input) = (&mut link.stream, &mut link.input);
-    poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
+    say_goodbye(stream).await?;
     let discarded = async {
         let mut left = LINGER_BYTES_MAX;
         while left > 0 {
@@ -509,4 +509,40 @@ async fn finish(proxy: &Proxy, link: &mut Link) -> io::Result<()> {
     };
     let _ = within(Some(LINGER_TIME), discarded).await;
     Ok(())
+}
+
+/// Ends our side. Under TLS that is a message, which a client that does not read may have no room for.
+async fn say_goodbye<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+    within(Some(LINGER_TIME), poll_fn(|context| Pin::new(&mut *stream).poll_close(context))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    /// Takes nothing any more.
+    struct Full;
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_take_the_goodbye_is_not_waited_for() {
+        let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+        let said = executor.run(say_goodbye(&mut Full));
+        assert_eq!(said.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
 }
