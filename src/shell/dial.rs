@@ -2,18 +2,22 @@
 //!
 //! Owns: name look-ups (each on a thread of its own, so that a slow resolver delays nobody's files), connecting, limits
 //! of time and size. Must hold: names are looked up again at every connect, for they may appear late or move; nothing
-//! here waits longer than its limit.
+//! here waits longer than its limit, nor blocks the executor; a resolver that does not answer holds [`LOOK_UPS_MAX`] threads
+//! at most.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::future::{or, poll_fn};
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use glommio::sync::Semaphore;
 use glommio::timer::Timer;
 
 use super::tls::Stream;
@@ -26,6 +30,9 @@ use crate::wire::peer_handshake::{Answer, parse_answer};
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// A name that is not found by then is not there yet.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+/// Look-ups under way; others wait for them. One takes milliseconds, so these serve thousands a second. One that is given up
+/// goes on until the resolver gives up too, half a minute later, and holds a thread meanwhile.
+const LOOK_UPS_MAX: u64 = 32;
 /// A connection on which nothing was acknowledged or answered for so long is dead, as in etcd.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(5);
 /// The largest answer to a plain question; a member list is a few hundred bytes per member.
@@ -86,13 +93,41 @@ async fn resolve(url: &Url) -> io::Result<Vec<SocketAddr>> {
 /// # Errors
 /// What the resolver said, or `TimedOut`.
 pub async fn look_up(host: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let (sender, receiver) = futures_channel::oneshot::channel();
-    std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
-        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
-        let _ = sender.send(found);
-    })?;
-    let found = async { receiver.await.unwrap_or_else(|_| Err(io::ErrorKind::Interrupted.into())) };
-    limited(RESOLVE_LIMIT, found).await
+    thread_local!(static LOOK_UPS: Rc<Semaphore> = Rc::new(Semaphore::new(LOOK_UPS_MAX)));
+    let ask = move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+    ask_on_a_thread(&LOOK_UPS.with(Rc::clone), RESOLVE_LIMIT, ask).await
+}
+
+/// Runs `ask` on a thread of its own, when there are not too many already. Who is given up keeps its place until it ends.
+async fn ask_on_a_thread<T: Send + 'static>(
+    places: &Rc<Semaphore>,
+    limit: Duration,
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let has_place = Cell::new(false);
+    let answered = async {
+        let place = places.acquire_static_permit(1).await?;
+        has_place.set(true);
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        std::thread::Builder::new().name("resolve".to_owned()).spawn(move || sender.send(ask()))?;
+        let ended = glommio::spawn_local(async move {
+            let answer = receiver.await;
+            drop(place);
+            answer
+        });
+        // Detached: it outlives whoever waits for it.
+        let answer = ended.detach().await.and_then(Result::ok);
+        answer.unwrap_or_else(|| Err(io::ErrorKind::Interrupted.into()))
+    };
+    limited(limit, answered).await.map_err(|error| {
+        if has_place.get() {
+            return error;
+        }
+        io::Error::new(
+            error.kind(),
+            format!("{LOOK_UPS_MAX} look-ups are under way, which the resolver does not answer"),
+        )
+    })
 }
 
 /// Gives up on `work` after `limit`.
@@ -174,4 +209,46 @@ pub async fn get(tls: &Side, url: &Url, path: &str, limit: Duration) -> io::Resu
         Ok((head, body))
     };
     limited(limit, exchange).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        glommio::LocalExecutorBuilder::default().make().expect("an executor").run(work)
+    }
+
+    #[test]
+    fn a_resolver_that_does_not_answer_holds_few_threads() {
+        let (asked, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let ask = || {
+            let (asked, answers) = (Arc::clone(&asked), Arc::clone(&answers));
+            move || {
+                asked.fetch_add(1, Ordering::SeqCst);
+                while !answers.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
+        };
+        run(async {
+            let places = Rc::new(Semaphore::new(2));
+            for attempt in 0..6 {
+                let error = ask_on_a_thread(&places, Duration::from_millis(20), ask()).await.unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                assert_eq!(error.to_string().contains("are under way"), attempt >= 2, "{error}");
+            }
+            answers.store(true, Ordering::SeqCst);
+            // Those that were given up end, and make room.
+            for _ in 0..4 {
+                ask_on_a_thread(&places, Duration::from_secs(60), ask()).await.expect("an answer");
+            }
+            let _all_ended = places.acquire_permit(2).await.expect("the places stay");
+        });
+        assert_eq!(asked.load(Ordering::SeqCst), 2 + 4);
+    }
 }
