@@ -301,6 +301,12 @@ impl Replica {
         if message.term == 0 && !matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex) {
             return false;
         }
+        // What this member has forgotten may have been a promise to a newer leader. An older one goes on leading for two
+        // election timeouts at most after it has heard of a quorum for the last time, of which this may be a part.
+        let from_leader = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        if from_leader && self.vote_floor.is_some() && self.ticks <= 2 * self.election_ticks as u64 {
+            return false;
+        }
         match kind {
             MessageType::MsgAppend => contiguous(message) && (message.index == 0 || message.log_term > 0),
             MessageType::MsgAppendResponse => message.reject || message.index <= raft.raft_log.last_index(),
