@@ -438,3 +438,79 @@ fn bad_requests_are_refused_by_the_proxy_itself() {
     });
     assert!(fake.heard().is_empty(), "{:?}", fake.heard());
 }
+
+#[test]
+fn a_client_that_leaves_behind_much_input_is_noticed() {
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let fake = Fake::start(Manner::Silence, &[]);
+    let flags = ["--ringd-connections-max", "1"];
+    let (home, server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
+    let mut client = home.connect();
+    client.send(b"GET /v2/keys/w?wait=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+    wait_for("the watch at the member", || (fake.heard().len() == 1).then_some(()));
+    client.send(&b"GET /v2/keys/w HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5000)).expect("sent");
+    drop(client);
+    wait_for("its place to be free", || {
+        home.request("GET", "/v2/config/local/proxy", "").filter(|answer| answer.status == 200)
+    });
+    assert!(server.stderr().contains("was let go"), "{}", server.stderr());
+    assert_eq!(fake.heard().len(), 1);
+}
+
+#[test]
+fn large_bodies_share_a_ceiling() {
+    const BODY_BYTES: usize = 700_000;
+    let scratch = tempfile::tempdir().expect("a scratch directory");
+    let backing = Backing::ringd(&["m"], scratch.path());
+    let (home, server) = proxy("proxy", scratch.path(), &backing.initial(), &["--ringd-bodies-bytes", "1000000"]);
+    let form = format!("value={}", "x".repeat(BODY_BYTES));
+    // Who may go on is told so, after its body was counted.
+    let begin = || {
+        let mut client = home.connect();
+        let head = format!(
+            "PUT /v2/keys/big HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+             Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            form.len()
+        );
+        client.send(head.as_bytes()).expect("sent");
+        let status = client.receive(true).expect("an answer").status;
+        (client, status)
+    };
+    let (mut first, status) = begin();
+    assert_eq!(status, 100);
+    let (mut second, status) = begin();
+    assert_eq!(status, 503);
+    while !second.is_closed() {}
+    let refusal = String::from_utf8(second.take_buffer()).expect("text");
+    assert!(refusal.contains("etcdserver: too many requests"), "{refusal}");
+    wait_for_line(&server, "a large body was refused: see --ringd-bodies-bytes");
+    assert_eq!(home.ask("PUT", "/v2/keys/small", "value=1").status, 201, "small bodies are free");
+    first.send(form.as_bytes()).expect("sent");
+    assert_eq!(first.receive(false).expect("an answer").status, 201);
+    assert_eq!(home.ask("GET", "/v2/keys/big", "").json()["node"]["value"].as_str(), Some(&form["value=".len()..]));
+    // What was passed on is given back, though its client stays.
+    let (third, status) = begin();
+    assert_eq!(status, 100);
+    drop(third);
+    wait_for("what a client held that left", || (begin().1 == 100).then_some(()));
+    assert_eq!(first.request("GET", "/v2/keys/small", "").expect("an answer").status, 200);
+
+    // Parts of any size, and a request right behind them.
+    let parts: String = form.as_bytes().chunks(9973).fold(String::new(), |parts, part| {
+        parts + &format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part))
+    });
+    let both = format!(
+        "PUT /v2/keys/parts HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Transfer-Encoding: chunked\r\n\r\n{parts}0\r\n\r\nGET /v2/keys/parts HTTP/1.1\r\nHost: x\r\n\r\n"
+    );
+    wait_for("a body in parts to be taken", || {
+        let mut client = home.connect();
+        // Who is refused may find the connection closed.
+        client.send(both.as_bytes()).ok()?;
+        let made = client.receive(false).ok().filter(|answer| answer.status < 300)?;
+        assert_eq!(made.status, 201);
+        let read = client.receive(false).expect("an answer").json();
+        assert_eq!(read["node"]["value"].as_str(), Some(&form["value=".len()..]));
+        Some(())
+    });
+}
