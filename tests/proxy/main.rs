@@ -186,7 +186,7 @@ fn a_proxy_of_ringd() {
 fn a_proxy_of_etcd() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let Some(backing) = Backing::etcd(&["m"], scratch.path()) else {
-        skip("a proxy in front of etcd", "there is no etcd in PATH");
+        skip("a proxy in front of etcd", "there is no etcd 3.4 in PATH");
         return;
     };
     everything_passes_through(&backing, scratch.path());
@@ -198,7 +198,7 @@ fn a_proxy_of_etcd() {
 fn an_etcd_is_a_proxy_of_ringd() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let Some(program) = etcd_program() else {
-        skip("etcd as a proxy in front of ringd", "there is no etcd in PATH");
+        skip("etcd as a proxy in front of ringd", "there is no etcd 3.4 in PATH");
         return;
     };
     let backing = Backing::ringd(&["a", "b"], scratch.path());
