@@ -199,7 +199,8 @@ fn a_head_or_a_body_that_does_not_end_gets_408() {
 
 #[test]
 fn silent_connections_are_closed_and_watching_ones_are_not() {
-    let site = site(&["--ringd-idle-timeout", "1", "--ringd-header-timeout", "1"]);
+    // Long enough for the one that is used to be used in time.
+    let site = site(&["--ringd-idle-timeout", "3", "--ringd-header-timeout", "3"]);
     let _server = site.start();
     let mut watcher = watch(site.client_port, "/w?wait=true");
     let mut used = Client::open(site.client_port).expect("connect");

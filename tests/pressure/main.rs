@@ -19,7 +19,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use flood::metric;
-use support::{Answer, Client, Server, Site};
+use support::{Answer, Client, Server, Site, wait_for};
 
 /// The longest the server may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,8 +93,9 @@ fn beyond_the_quota_only_what_adds_is_refused_until_there_is_room_again() {
     assert_eq!(client.request("DELETE", "/v2/keys/q/4", "").expect("an answer").status, 200);
     assert_eq!(put(&mut client, "/q/new", "value=1").status, 201);
     assert_eq!((status(&mut client, "/health"), metric(&metrics(&mut client), "ringd_alarm_nospace")), (200, 0.0));
-    let log = server.stderr();
-    assert_eq!((log.matches("alarm NOSPACE:").count(), log.matches("alarm NOSPACE is over").count()), (1, 1), "{log}");
+    let over = "alarm NOSPACE is over";
+    let log = wait_for(over, || Some(server.stderr()).filter(|log| log.contains(over)));
+    assert_eq!((log.matches("alarm NOSPACE:").count(), log.matches(over).count()), (1, 1), "{log}");
 }
 
 #[test]
