@@ -23,7 +23,7 @@ use super::pressure::Verdict;
 use super::profile::ProfilePlan;
 use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
-use crate::api::keys::{self, KeysRequest};
+use crate::api::keys::{self, Extent, KeysRequest};
 use crate::api::late::Late;
 use crate::api::method::Method;
 use crate::api::params;
@@ -348,7 +348,7 @@ impl Responder {
             _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
                 self.count_received(reply);
-                self.get(&mut conn.out(), (&hub.node.borrow(), now), path, (recursive, sorted), reply);
+                self.get(hub, &mut conn.out(), path, (recursive, sorted), now, reply);
                 Dispatch::Answered
             }
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: true }) => {
@@ -409,12 +409,14 @@ impl Responder {
 
     fn get(
         &self,
+        hub: &Hub,
         out: &mut Vec<u8>,
-        (node, now): (&Node, UnixNanos),
         path: &[u8],
         (recursive, sorted): (bool, bool),
+        now: UnixNanos,
         reply: Reply,
     ) {
+        let node = &*hub.node.borrow();
         let found = node.store().get(path);
         if recursive {
             let (successes, failures) = &self.metrics.recursive_reads;
@@ -422,17 +424,26 @@ impl Responder {
         }
         match found {
             Ok(found) => {
+                let date = self.date.at(now);
+                let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
+                let mut prepared = self.get_head.borrow_mut();
+                let begin = out.len();
+                let extent = Extent { recursive, sorted, bytes_max: hub.pressure.answer_bytes_max() };
+                let mut is_whole = false;
+                append_prepared(out, prepared.renew(&head, reply.cors), &head, |out| {
+                    is_whole = keys::render_get(out, &found, extent, now);
+                });
+                if !is_whole {
+                    out.truncate(begin);
+                    metrics::add(&self.metrics.answers_refused, 1);
+                    self.error(out, &ApiError::too_many_requests(), reply);
+                    return;
+                }
                 match reply.kind {
                     Some(Kind::Get) => self.metrics.get_served(),
                     Some(kind) => self.metrics.served(kind, reply.begun.elapsed()),
                     None => {}
                 }
-                let date = self.date.at(now);
-                let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
-                let mut prepared = self.get_head.borrow_mut();
-                append_prepared(out, prepared.renew(&head, reply.cors), &head, |out| {
-                    keys::render_get(out, &found, recursive, sorted, now);
-                });
             }
             Err(error) => self.store_error(out, &error, reply),
         }
@@ -442,7 +453,7 @@ impl Responder {
     pub fn linear_get(&self, out: &mut Vec<u8>, hub: &Hub, plan: &GetPlan, confirmed: bool) {
         match &plan.what {
             Asked::Key { path, recursive, sorted } if confirmed => {
-                self.get(out, (&hub.node.borrow(), clock::now()), path, (*recursive, *sorted), plan.reply);
+                self.get(hub, out, path, (*recursive, *sorted), clock::now(), plan.reply);
             }
             Asked::Key { .. } => self.error(out, &late(hub, plan.reply.begun).error(), plan.reply),
             Asked::Health => self.health(hub, out, confirmed, plan.reply),

@@ -43,6 +43,8 @@ pub const HTML: &str = "text/html; charset=utf-8";
 
 /// Digits a Content-Length is expected to have: most bodies hold 100 to 999 bytes. Others are moved to fit.
 const LENGTH_DIGITS: usize = 3;
+/// Of a buffer that a body was only measured in, so much stays for the next answers.
+const HEAD_KEEP_BYTES: usize = 64 << 10;
 /// Hex digits a chunk size is expected to have (16 to 255 bytes).
 const CHUNK_DIGITS: usize = 2;
 
@@ -154,6 +156,8 @@ fn append_framed(out: &mut Vec<u8>, head: &ReplyHead<'_>, body: impl FnOnce(&mut
     let body_len = out.len() - body_at;
     if head.head_only {
         out.truncate(body_at);
+        // What was rendered only to be measured may have been huge.
+        out.shrink_to(HEAD_KEEP_BYTES);
     }
     let mut digits = itoa::Buffer::new();
     fit(out, length_at, LENGTH_DIGITS, digits.format(body_len).as_bytes());
