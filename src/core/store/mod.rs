@@ -41,7 +41,7 @@ pub use image::PATH_BYTES_MAX;
 pub use load::{LoadError, Loader};
 pub use stats::{COUNTER_NAMES, COUNTERS, Counter, Stats};
 pub use view::{Children, NodeRef};
-pub use watch::{Fired, WatcherId};
+pub use watch::{FIRED_MAX, FIRED_PER_WATCHER, Fired, WatcherId};
 
 use capture::Capture;
 use expiry::Expiry;
@@ -218,6 +218,12 @@ impl Store {
     /// already; that is no mistake.
     pub fn unwatch(&mut self, watcher: WatcherId) {
         self.hub.unpark(watcher);
+    }
+
+    /// So many events that watchers are owed wait to be handed out, beside those that are still to be fired:
+    /// [`FIRED_MAX`] bounds both together.
+    pub fn set_owed(&mut self, events: usize) {
+        self.hub.set_owed(events);
     }
 
     /// Parked watchers.
