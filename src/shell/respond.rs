@@ -5,7 +5,7 @@
 //!
 //! Must hold: a plain GET is answered here, from applied state, without an allocation that outlives it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -36,8 +36,8 @@ use crate::core::store::{Event, StoreError, WatchRequest};
 use crate::metrics::{self, Kind, Metrics};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{
-    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_prepared, append_reply, append_reply_bytes, begin_stream,
-    prepare_head,
+    HTML, HttpDate, JSON, LENGTH_DIGITS, ReplyHead, Stream, TEXT, append_prepared, append_reply, append_reply_bytes,
+    begin_stream, prepare_head,
 };
 use crate::wire::http_request::RequestError;
 use crate::wire::peer_handshake::is_handshake;
@@ -193,6 +193,8 @@ pub struct Responder {
     cluster_id: String,
     date: DateHeader,
     get_head: RefCell<GetHead>,
+    /// What the length of a directory is expected to take in its answer's head: as much as the last large one's.
+    dir_length_digits: Cell<usize>,
     /// Working space for decoding a path, and for decoding parameters.
     path_scratch: RefCell<Vec<u8>>,
     params_scratch: RefCell<Vec<u8>>,
@@ -200,6 +202,8 @@ pub struct Responder {
 
 /// Working space larger than this is given back after use: one huge form must not stay for ever.
 const SCRATCH_KEEP_BYTES: usize = 64 << 10;
+/// A body that is moved to make room for its length costs something from this size on.
+const LARGE_BODY_BYTES: usize = 1 << 20;
 
 impl Responder {
     /// For a node of this cluster.
@@ -211,6 +215,7 @@ impl Responder {
             cluster_id: cluster.to_string(),
             date: DateHeader::default(),
             get_head: RefCell::default(),
+            dir_length_digits: Cell::new(LENGTH_DIGITS),
             path_scratch: RefCell::default(),
             params_scratch: RefCell::default(),
         }
@@ -425,14 +430,22 @@ impl Responder {
         match found {
             Ok(found) => {
                 let date = self.date.at(now);
-                let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
+                let mut head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
+                if found.is_dir() {
+                    head.length_digits = self.dir_length_digits.get();
+                }
                 let mut prepared = self.get_head.borrow_mut();
                 let begin = out.len();
                 let extent = Extent { recursive, sorted, bytes_max: hub.pressure.answer_bytes_max() };
-                let mut is_whole = false;
+                let (mut is_whole, mut bytes) = (false, 0);
                 append_prepared(out, prepared.renew(&head, reply.cors), &head, |out| {
+                    let begin = out.len();
                     is_whole = keys::render_get(out, &found, extent, now);
+                    bytes = out.len() - begin;
                 });
+                if bytes >= LARGE_BODY_BYTES && found.is_dir() {
+                    self.dir_length_digits.set(bytes.ilog10() as usize + 1);
+                }
                 if !is_whole {
                     out.truncate(begin);
                     metrics::add(&self.metrics.answers_refused, 1);
