@@ -14,19 +14,20 @@ use ringd_storage::record::{Entry, EntryKind, HardState};
 
 use super::entries::{Append, ChangeAction, ConfChangeEntry, change_entry, entry_from_record, first_append};
 
-/// What a log must be continued with so that `own` is alone and all of it is committed. `known` are the members as of
-/// the snapshot, `entries` the log after it, which ends at the commit index of `state` or beyond.
+/// What a log must be continued with so that `own` is alone and all of it is committed. `voters` and `learners` are the
+/// members as of the snapshot, `entries` the log after it, which ends at the commit index of `state` or beyond.
 ///
 /// # Errors
 /// A sentence when a membership change cannot be read.
 pub fn append_alone(
     own: MemberId,
-    known: impl IntoIterator<Item = MemberId>,
+    voters: &[MemberId],
+    learners: &[MemberId],
     entries: &[Entry],
     state: &HardState,
 ) -> Result<Append, String> {
-    let mut members: BTreeSet<MemberId> = known.into_iter().collect();
-    let mut has_vote = members.contains(&own);
+    let mut members: BTreeSet<MemberId> = voters.iter().chain(learners).copied().collect();
+    let mut has_vote = voters.contains(&own);
     for entry in entries.iter().filter(|entry| entry.kind != EntryKind::Normal) {
         let change = ConfChangeEntry::decode(&entry_from_record(entry.as_ref()))?;
         match change.action {
@@ -92,8 +93,8 @@ mod tests {
     fn others_leave_and_everything_counts_as_committed() {
         let log =
             [change(4, 3, ChangeAction::Voter), change(5, 1, ChangeAction::Remove), change(6, 9, ChangeAction::Voter)];
-        let known = [1, 2].map(MemberId::new);
-        let append = append_alone(OWN, known, &log, &state(5)).unwrap();
+        let voters = [1, 2].map(MemberId::new);
+        let append = append_alone(OWN, &voters, &[], &log, &state(5)).unwrap();
         assert_eq!(changes(&append), [(7, 3, ChangeAction::Remove), (8, 9, ChangeAction::Remove)]);
         let committed = append.records().find_map(|record| match record {
             Record::HardState(state) => Some(state.commit.get()),
@@ -105,12 +106,15 @@ mod tests {
     #[test]
     fn a_learner_gets_its_vote_before_the_others_leave() {
         let log = [change(1, 1, ChangeAction::Voter), change(2, 2, ChangeAction::Learner)];
-        let append = append_alone(OWN, [], &log, &state(2)).unwrap();
+        let append = append_alone(OWN, &[], &[], &log, &state(2)).unwrap();
+        assert_eq!(changes(&append), [(3, 2, ChangeAction::Voter), (4, 1, ChangeAction::Remove)]);
+        // The same as a snapshot tells it.
+        let append = append_alone(OWN, &[MemberId::new(1)], &[OWN], &[], &state(2)).unwrap();
         assert_eq!(changes(&append), [(3, 2, ChangeAction::Voter), (4, 1, ChangeAction::Remove)]);
     }
 
     #[test]
     fn who_is_alone_stays_as_it_is() {
-        assert_eq!(changes(&append_alone(OWN, [OWN], &[], &state(7)).unwrap()), []);
+        assert_eq!(changes(&append_alone(OWN, &[OWN], &[], &[], &state(7)).unwrap()), []);
     }
 }

@@ -671,7 +671,7 @@ fn a_forced_new_cluster_keeps_the_data_and_loses_the_others() {
     if let Some(append) = cluster.nodes[2].take_pending_hard_state() {
         disk.append(&append);
     }
-    let append = append_alone(MemberId::new(3), [], &disk.entries, &disk.hard_state).unwrap();
+    let append = append_alone(MemberId::new(3), &[], &[], &disk.entries, &disk.hard_state).unwrap();
     disk.append(&append);
     let mut alone = start(config(3), &disk, cluster.now);
     let mut effects = Effects::default();

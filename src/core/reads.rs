@@ -108,6 +108,10 @@ impl Reads {
                 self.round = None;
             }
         }
+        for (_, readers) in &mut self.confirmed {
+            keep(readers);
+        }
+        self.confirmed.retain(|(_, readers)| !readers.is_empty());
     }
 }
 
@@ -152,6 +156,20 @@ mod tests {
         reads.confirmed(&again, RaftIndex::new(1));
         reads.applied(RaftIndex::new(9), &mut ready);
         assert_eq!(ready, [token(1)]);
+    }
+
+    #[test]
+    fn a_confirmed_reader_whose_index_is_never_applied_fails_once() {
+        let mut reads = Reads::default();
+        reads.push(token(1), 3);
+        let round = reads.begin_round(3).unwrap();
+        reads.confirmed(&round, RaftIndex::new(5));
+        let (mut failed, mut ready) = (Vec::new(), Vec::new());
+        reads.expire(4, &mut failed);
+        assert_eq!(failed, [token(1)]);
+        reads.expire(5, &mut failed);
+        reads.applied(RaftIndex::new(5), &mut ready);
+        assert_eq!((failed.len(), ready.len()), (1, 0));
     }
 
     #[test]

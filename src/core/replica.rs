@@ -120,6 +120,10 @@ pub struct Replica {
     synced: u64,
     /// Messages whose time has come.
     outbox: Vec<Message>,
+    /// The term that was last given to the disk.
+    written_term: u64,
+    /// A leader's messages wait until this ready is durable: it began a term that nobody else was asked about.
+    silent_until: u64,
     pending_hard_state: Option<HardState>,
     /// The last snapshot accepted, while its state is not loaded.
     installing: Option<Install>,
@@ -179,11 +183,14 @@ impl Replica {
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, start.log, &logger).map_err(|error| error.to_string())?;
+        let raw_term = raw.raft.term;
         let mut replica = Self {
             raw,
             held: VecDeque::new(),
             synced: 0,
             outbox: Vec::new(),
+            written_term: raw_term,
+            silent_until: 0,
             pending_hard_state: None,
             installing: None,
             to_install: None,
@@ -289,8 +296,20 @@ impl Replica {
         if message.to != raft.id || message.from == raft.id || message.from == 0 {
             return false;
         }
-        match message.get_msg_type() {
-            MessageType::MsgAppend => contiguous(message),
+        // To raft-rs an entry that is not there has term 0, so that a message without a term would match it.
+        let kind = message.get_msg_type();
+        if message.term == 0 && !matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex) {
+            return false;
+        }
+        // What this member has forgotten may have been a promise to a newer leader. An older one goes on leading for two
+        // election timeouts at most after it has heard of a quorum for the last time, of which this may be a part.
+        let from_leader = matches!(kind, MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot);
+        if from_leader && self.vote_floor.is_some() && self.ticks <= 2 * self.election_ticks as u64 {
+            return false;
+        }
+        match kind {
+            MessageType::MsgAppend => contiguous(message) && (message.index == 0 || message.log_term > 0),
+            MessageType::MsgAppendResponse => message.reject || message.index <= raft.raft_log.last_index(),
             MessageType::MsgPropose => !message.entries.is_empty(),
             MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => message.entries.len() == 1,
             MessageType::MsgSnapshot => {
@@ -310,11 +329,9 @@ impl Replica {
                 true
             }
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => match self.vote_floor {
-                None => message.term > 0,
+                None => true,
                 Some(VoteFloor::Nobody) => false,
-                Some(VoteFloor::From(floor)) => {
-                    message.term > 0 && (Term::new(message.log_term), RaftIndex::new(message.index)) >= floor
-                }
+                Some(VoteFloor::From(floor)) => (Term::new(message.log_term), RaftIndex::new(message.index)) >= floor,
             },
             MessageType::MsgTimeoutNow => self.may_campaign(),
             // Members do not send it: who leads is decided where the leader is.
@@ -456,12 +473,17 @@ impl Replica {
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
             let number = ready.number();
-            self.outbox.append(&mut ready.take_messages());
+            let mut messages = ready.take_messages();
             pumped.soft_state_changed |= ready.ss().is_some();
             for state in ready.take_read_states() {
                 pumped.read_states.push((state.request_ctx, RaftIndex::new(state.index)));
             }
             if let Some(state) = ready.hs() {
+                if std::mem::replace(&mut self.written_term, state.term) != state.term && self.is_leader() {
+                    // Only a single voter is elected within one ready. To raft-rs a leader's term is on disk, as it is
+                    // where votes were asked for; here its learners would keep entries of a term that a crash undoes.
+                    self.silent_until = number;
+                }
                 self.pending_hard_state = Some(state.clone());
             }
             let snapshot = (!ready.snapshot().is_empty()).then(|| self.accept_snapshot(ready.snapshot()));
@@ -473,6 +495,8 @@ impl Replica {
             if must_sync || self.held.iter().any(|held| held.must_sync) {
                 self.outbox.extend(waiting.extract_if(.., promises_nothing));
             }
+            let to = if self.silent_until > self.synced { &mut waiting } else { &mut self.outbox };
+            to.append(&mut messages);
             self.raw.advance_append_async(ready);
             self.held.push_back(Held { number, must_sync, messages: waiting, snapshot });
             if must_sync {

@@ -176,8 +176,9 @@ pub fn write_first_log(members: &[Member], recovered: &mut Recovered<FsMedium>) 
 /// [`StartError::Bootstrap`].
 pub fn go_on_alone(recovered: &mut Recovered<FsMedium>) -> Result<(), StartError> {
     let Identity { cluster, member } = recovered.identity;
-    let known = recovered.snapshot.iter().flat_map(|(meta, _)| meta.voters.iter().chain(&meta.learners)).copied();
-    let append = forced::append_alone(member, known, &recovered.entries, &recovered.hard_state)
+    let (voters, learners) =
+        recovered.snapshot.as_ref().map_or((&[][..], &[][..]), |(meta, _)| (&meta.voters, &meta.learners));
+    let append = forced::append_alone(member, voters, learners, &recovered.entries, &recovered.hard_state)
         .map_err(StartError::Bootstrap)?;
     let last = recovered.entries.last().map_or(recovered.hard_state.commit, |entry| entry.index);
     tracing::warn!("forcing restart of member {member} in cluster {cluster} at commit index {last}");

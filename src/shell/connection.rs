@@ -606,23 +606,26 @@ pub(super) async fn finish(hub: &Hub, conn: &Conn, stream: &mut Stream) -> io::R
 
 /// Ends our side and throws away what still comes.
 pub(super) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(hub: &Hub, stream: &mut S) -> io::Result<()> {
-    poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
     let discarded = async {
+        // Over TLS the goodbye is bytes, which a client that reads nothing does not take.
+        poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
         let mut left = LINGER_BYTES_MAX;
         let mut bytes = Vec::new();
         while left > 0 {
             bytes.clear();
             match poll_fn(|context| poll_read_into(hub, stream, &mut bytes, context)).await {
                 Ok(Woke::Bytes) => left = left.saturating_sub(bytes.len()),
-                Ok(Woke::End | Woke::Poked) | Err(_) => return,
+                Ok(Woke::End | Woke::Poked) | Err(_) => break,
             }
+            glommio::yield_if_needed().await;
         }
+        Ok(())
     };
     let tired = async {
         glommio::timer::Timer::new(LINGER_TIME).await;
+        Ok(())
     };
-    futures_lite::future::or(discarded, tired).await;
-    Ok(())
+    futures_lite::future::or(discarded, tired).await
 }
 
 pub(super) enum Woke {

@@ -87,6 +87,8 @@ pub struct Disk {
     full: Cell<bool>,
     /// Writers wait for a spare: fill it without rests.
     hurry: Arc<AtomicBool>,
+    /// The least room that somebody was refused since writers were last told to look again; zero for none.
+    awaited_bytes: Cell<u64>,
     /// The ring's handle on the current tail.
     tail_file: RefCell<Option<(FsFile, Rc<BufferedFile>)>>,
     /// Segments a snapshot covers, to be recycled or removed.
@@ -119,6 +121,7 @@ impl Disk {
             unsubmitted: Cell::new(false),
             full: Cell::new(false),
             hurry: Arc::new(AtomicBool::new(false)),
+            awaited_bytes: Cell::new(0),
             tail_file: RefCell::default(),
             retired: RefCell::default(),
             appended_bytes: Cell::new(0),
@@ -131,14 +134,15 @@ impl Disk {
 
     /// Whether a write of so many bytes may be proposed; counts it when it may.
     pub fn admit(&self, bytes: usize) -> Admission {
-        let wanted = self.admitted_bytes.get() + bytes as u64 + WRITE_OVERHEAD_BYTES;
+        let own = bytes as u64 + WRITE_OVERHEAD_BYTES;
+        let wanted = self.admitted_bytes.get() + own;
         if wanted + self.heard_bytes.get() + RESERVE_BYTES <= self.room_bytes() {
             self.admitted_bytes.set(wanted);
             Admission::Yes
-        } else if self.full.get() {
+        } else if self.full.get() || own + RESERVE_BYTES > self.wal.borrow().frame_limit_bytes() {
             Admission::Full
         } else {
-            self.want_spare();
+            self.want_room(own);
             Admission::Later
         }
     }
@@ -152,22 +156,31 @@ impl Disk {
         if fits {
             self.heard_bytes.set(heard);
         } else {
-            self.want_spare();
+            self.want_room(bytes);
         }
         fits
     }
 
     /// A turn has appended what it was given. `queued_bytes` of what was admitted wait for a leader and will be appended
-    /// in one turn, however many appends come before it (a hard state, a former leader's entries).
-    pub fn turn_is_over(&self, queued_bytes: u64) {
+    /// in one turn, however many appends come before it (a hard state, a former leader's entries). True
+    /// when there is room again for somebody who was refused it: all who wait shall look.
+    #[must_use]
+    pub fn turn_is_over(&self, queued_bytes: u64) -> bool {
         self.heard_bytes.set(0);
         self.admitted_bytes.set(queued_bytes);
+        let awaited = self.awaited_bytes.get();
+        let fits = awaited > 0 && queued_bytes + awaited + RESERVE_BYTES <= self.room_bytes();
+        if fits {
+            self.awaited_bytes.set(0);
+        }
+        fits
     }
 
-    /// Fills the next spare without rests, and makes one more if all are ready.
-    fn want_spare(&self) {
+    /// Remembers that so many bytes wait, and fills the next spare without rests.
+    fn want_room(&self, bytes: u64) {
+        let awaited = self.awaited_bytes.get();
+        self.awaited_bytes.set(if awaited == 0 { bytes } else { awaited.min(bytes) });
         self.hurry.store(true, Ordering::Relaxed);
-        self.spares_wanted.notify();
     }
 
     /// Bytes that one turn can surely append: all in the tail, or all in the spare. A frame never spans segments, so
@@ -369,17 +382,13 @@ fn stop(disk: &Disk, message: &str) -> ! {
 pub async fn prepare(hub: Rc<Hub>) {
     let disk = &hub.disk;
     loop {
-        if disk.wal.borrow().spares_wanted() == 0 {
-            discard_rest(disk).await;
+        if disk.wal.borrow().spares_wanted() > 0 {
+            add_one(&hub).await;
+        } else {
             disk.hurry.store(false, Ordering::Relaxed);
+            discard_rest(disk).await;
             disk.spares_wanted.wait().await;
-            if disk.wal.borrow().spares_wanted() == 0 && disk.hurry.load(Ordering::Relaxed) {
-                // Writers wait although every regular spare is ready: one batch more than the tail and they hold.
-                add_one(&hub).await;
-            }
-            continue;
         }
-        add_one(&hub).await;
     }
 }
 
@@ -451,7 +460,7 @@ mod tests {
             let context = vec![7; ENTRY_BYTES];
             let entry = change_entry(*index, Term::new(1), MemberId::new(1), ChangeAction::Voter, context);
             disk.append(&first_append(vec![entry], Term::new(1), *index)).expect("there was room");
-            disk.turn_is_over(0);
+            let _ = disk.turn_is_over(0);
             taken += 1;
         }
         taken
@@ -471,7 +480,7 @@ mod tests {
         assert_eq!(hear_until_refused(&disk, &mut index), 0);
         assert!(disk.hurry.load(Ordering::Relaxed), "the next spare is filled without rests");
         assert!(disk.admit_entries(64, false), "little still fits");
-        disk.turn_is_over(0);
+        let _ = disk.turn_is_over(0);
         let spare = prepare_spare(&medium, SEGMENT_BYTES, None, &mut || {}).unwrap();
         disk.wal.borrow_mut().add_spare(spare);
         assert!(hear_until_refused(&disk, &mut index) >= SEGMENT_BYTES / ENTRY_BYTES as u64 - 8);
@@ -488,9 +497,12 @@ mod tests {
         assert_eq!(disk.admit(half), Admission::Yes);
         // A vote is written while nobody leads.
         disk.append(&first_append(Vec::new(), Term::new(2), RaftIndex::ZERO)).unwrap();
-        disk.turn_is_over(half as u64);
+        assert!(!disk.turn_is_over(half as u64));
         assert_eq!(disk.admit(half), Admission::Later);
-        disk.turn_is_over(0);
+        assert!(!disk.turn_is_over(half as u64), "no room yet");
+        assert!(disk.turn_is_over(0), "who was refused may look again");
+        assert!(!disk.turn_is_over(0), "and is told once");
+        assert_eq!(disk.admit(SEGMENT_BYTES as usize), Admission::Full, "no turn will ever have room for that");
         assert_eq!(disk.admit(half), Admission::Yes, "they were sent to a leader");
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use glommio::timer::Timer;
 use ringd_storage::datadir::DataDir;
 use ringd_storage::fs::FsMedium;
-use ringd_storage::ids::{MemberId, UnixNanos};
+use ringd_storage::ids::{MemberId, RaftIndex, UnixNanos};
 use ringd_storage::payload::KeyWrite;
 
 use super::clock;
@@ -110,8 +110,10 @@ pub struct Hub {
     pub raft_position: Cell<(u64, u64)>,
     /// Set when this member's name and URLs are known to the cluster.
     pub published: Notify,
-    /// Set when a capture began.
-    pub capture_begun: Notify,
+    /// Set when a capture began or a leader's snapshot was installed.
+    pub snapshot_work: Notify,
+    /// The entry up to which the last installed snapshot goes, until older ones were removed.
+    pub installed: Cell<Option<RaftIndex>>,
     /// The other members.
     pub peers: Peers,
     /// The snapshot to install next.
@@ -181,7 +183,8 @@ impl Hub {
             settling_since: Cell::new(begun.0),
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             published: Notify::default(),
-            capture_begun: Notify::default(),
+            snapshot_work: Notify::default(),
+            installed: Cell::default(),
             peers: Peers::default(),
             install: Cell::default(),
             install_wanted: Notify::default(),
@@ -335,7 +338,9 @@ impl Hub {
                 die(&error.to_string());
             }
         }
-        self.disk.turn_is_over(queued_bytes);
+        if self.disk.turn_is_over(queued_bytes) {
+            self.poke_writers();
+        }
         self.disk.kick();
         if entries > 0 {
             self.metrics.batch_entries.observe(entries);
@@ -354,7 +359,7 @@ impl Hub {
             self.install_wanted.notify();
         }
         if effects.snapshot_begun {
-            self.capture_begun.notify();
+            self.snapshot_work.notify();
         }
         for notice in effects.notices.drain(..) {
             self.tell_operator(&notice);
@@ -409,7 +414,11 @@ impl Hub {
             Notice::HandingOver { to, stalled_ms } => {
                 tracing::warn!(%to, stalled_ms, "the disk stalls; handing leadership over");
             }
-            Notice::Installed { index } => tracing::info!(%index, "a snapshot from the leader is installed"),
+            Notice::Installed { index } => {
+                tracing::info!(%index, "a snapshot from the leader is installed");
+                self.installed.set(Some(*index));
+                self.snapshot_work.notify();
+            }
             Notice::SnapshotBegins { index } => tracing::info!(%index, "snapshot begins"),
         }
     }

@@ -16,8 +16,9 @@ const PREEMPT_TIMER: Duration = Duration::from_millis(1);
 const IO_MEMORY_BYTES: usize = 64 << 10;
 /// Completions in flight before submissions wait: an accept or a read per connection, many thousands of them.
 const RING_DEPTH: usize = 1024;
-/// Threads for what blocks: preparing segments, writing a snapshot, name look-ups.
-const BLOCKING_THREADS: usize = 2;
+/// Threads for what blocks. Seconds at a time and all at once: a spare being filled, a snapshot being written, one that a
+/// leader sent being read, a password being hashed. The WAL's own jobs and the short ones must not wait behind them.
+const BLOCKING_THREADS: usize = 6;
 /// Below this the kernel refuses rings that are accounted to `RLIMIT_MEMLOCK`.
 const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
 

@@ -140,6 +140,8 @@ async fn listen(hub: &Rc<Hub>, incoming: &Rc<Incoming>, stream: &mut Stream, mut
         if let Some(peer) = hub.peers.get(incoming.from) {
             metrics::add(&peer.metrics.received_bytes, (inbox.len() - before) as u64);
         }
+        // As long as the sender is quicker there is always more to read.
+        glommio::yield_if_needed().await;
     }
 }
 

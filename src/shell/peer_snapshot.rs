@@ -24,6 +24,7 @@ use ringd_storage::snapshot::{SnapshotReader, snapshot_name};
 
 use super::connection::{self, Conn};
 use super::driver::Hub;
+use super::peers::Peer;
 use super::tls::Stream;
 use super::{clock, dial, peer_in, peer_out};
 use crate::core::event::Input;
@@ -76,7 +77,6 @@ async fn send(hub: &Rc<Hub>, directory: &FsMedium, message: &PeerMessage) -> io:
     let name = snapshot_name(SnapshotMarker { index, term });
     let to = addressee(message);
     let peer = hub.peers.get(to).ok_or(io::ErrorKind::NotFound)?;
-    let url = peer.url(0).ok_or(io::ErrorKind::AddrNotAvailable)?;
     tracing::info!("start to send database snapshot {name} to member {to}");
     let medium = directory.clone();
     let (file, total) = glommio::executor()
@@ -86,7 +86,7 @@ async fn send(hub: &Rc<Hub>, directory: &FsMedium, message: &PeerMessage) -> io:
             Ok::<_, io::Error>((file, bytes))
         })
         .await?;
-    let (mut stream, rest) = peer_out::open(hub, to, &url, Purpose::Snapshot { bytes: total }).await?;
+    let (mut stream, rest) = open_any(hub, &peer, total).await?;
     let (mut head, mut bytes) = (Outbox::default(), Vec::new());
     head.push(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     head.take(&mut bytes);
@@ -109,6 +109,18 @@ async fn send(hub: &Rc<Hub>, directory: &FsMedium, message: &PeerMessage) -> io:
     };
     dial::limited(VERDICT_LIMIT, answer).await?;
     Ok(total)
+}
+
+/// Opens a stream for a snapshot at the first of the peer's URLs that takes it.
+async fn open_any(hub: &Rc<Hub>, peer: &Peer, bytes: u64) -> io::Result<(Stream, Vec<u8>)> {
+    let mut failure = io::ErrorKind::AddrNotAvailable.into();
+    for url in peer.urls() {
+        match peer_out::open(hub, peer.id, &url, Purpose::Snapshot { bytes }).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Gives `total` bytes of the file to `send`, a frame at a time, at [`CHUNK_PAUSE`]'s pace.

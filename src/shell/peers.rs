@@ -91,6 +91,12 @@ impl Peer {
         urls.get(number_of_try % urls.len().max(1)).cloned()
     }
 
+    /// All the places where it is reached.
+    #[must_use]
+    pub fn urls(&self) -> Vec<Url> {
+        self.urls.borrow().clone()
+    }
+
     /// Whether a stream to it stands.
     #[must_use]
     pub fn is_connected(&self) -> bool {

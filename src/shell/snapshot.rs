@@ -1,4 +1,4 @@
-//! Snapshots: captured in slices between turns, sorted, written and published on a thread of their own.
+//! Snapshots: captured in slices between turns, sorted, written and published by a blocking thread.
 //!
 //! Owns: the snapshot directory and its retention. Must hold: the marker is appended only after the file is published;
 //! older snapshots and segments go only when the marker is durable; segments only up to the oldest snapshot kept; a
@@ -10,6 +10,7 @@ use std::time::Duration;
 use glommio::timer::Timer;
 use ringd_storage::format::{Identity, SnapshotMarker};
 use ringd_storage::fs::FsMedium;
+use ringd_storage::ids::Term;
 use ringd_storage::snapshot::{PublishStep, SnapshotError, SnapshotMeta, SnapshotWriter, retain};
 
 use super::clock;
@@ -25,7 +26,14 @@ const MARKER_POLL: Duration = Duration::from_millis(5);
 /// Runs snapshots as the node begins them.
 pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: usize) {
     loop {
-        hub.capture_begun.wait().await;
+        hub.snapshot_work.wait().await;
+        if let Some(index) = hub.installed.take() {
+            // The WAL named it durably before it was installed; whatever its term is, no other one goes up to its entry.
+            retire(&hub, &directory, keep, SnapshotMarker { index, term: Term::new(u64::MAX) }).await;
+        }
+        if !hub.node.borrow().capturing() {
+            continue;
+        }
         let begun = clock::monotonic();
         let (chunks, done) = capture(&hub).await;
         let meta = SnapshotMeta {
@@ -53,18 +61,23 @@ pub async fn run(hub: Rc<Hub>, directory: FsMedium, identity: Identity, keep: us
                     Timer::new(MARKER_POLL).await;
                 }
                 hub.input(Input::SnapshotStored { index: done.index });
-                let medium = directory.clone();
-                match glommio::executor().spawn_blocking(move || retain(&medium, keep, marker)).await {
-                    Ok(Some(oldest)) => hub.disk.retire(oldest.index.next()),
-                    Ok(None) => {}
-                    Err(error) => tracing::warn!("cannot remove old snapshots: {error}"),
-                }
+                retire(&hub, &directory, keep, marker).await;
             }
             Err(error) => {
                 tracing::error!("{error}; the write-ahead log keeps everything, and a later snapshot is tried");
                 hub.input(Input::SnapshotFailed);
             }
         }
+    }
+}
+
+/// Removes what a snapshot, whose marker is durable, replaces.
+async fn retire(hub: &Hub, directory: &FsMedium, keep: usize, newest: SnapshotMarker) {
+    let medium = directory.clone();
+    match glommio::executor().spawn_blocking(move || retain(&medium, keep, newest)).await {
+        Ok(Some(oldest)) => hub.disk.retire(oldest.index.next()),
+        Ok(None) => {}
+        Err(error) => tracing::warn!("cannot remove old snapshots: {error}"),
     }
 }
 

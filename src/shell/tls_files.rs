@@ -51,7 +51,7 @@ pub struct Side {
 }
 
 /// By what a changed file is known: modification time, size, inode.
-type Stamp = Vec<Option<(i64, i64, u64, u64)>>;
+type Stamp = Vec<Option<[i64; 6]>>;
 
 impl Side {
     /// Reads what `settings` name; makes the certificate if it is to be made here. Blocking: for the start.
@@ -137,6 +137,7 @@ pub async fn watch(side: Rc<Side>) {
     if side.seen.borrow().is_empty() {
         return;
     }
+    let mut told = Stamp::new();
     loop {
         Timer::new(LOOK_EVERY).await;
         let (settings, seen) = (side.settings.clone(), side.seen.borrow().clone());
@@ -152,16 +153,19 @@ pub async fn watch(side: Rc<Side>) {
             })
             .await;
         let Some((stamp, loaded)) = changed else { continue };
-        *side.seen.borrow_mut() = stamp;
         match loaded {
             Ok((server, client)) => {
+                *side.seen.borrow_mut() = stamp;
                 *side.server.borrow_mut() = server;
                 *side.client.borrow_mut() = client;
                 tracing::info!("reloaded the {} TLS files", side.whose());
             }
-            Err(why) => {
+            // Tried again: it may have been the lack of a descriptor, or the half of a change.
+            Err(why) if told != stamp => {
                 tracing::warn!("the {} TLS files changed and cannot be used ({why}); the old ones stay", side.whose());
+                told = stamp;
             }
+            Err(_) => {}
         }
     }
 }
@@ -184,7 +188,9 @@ fn stamp(settings: &TlsSettings) -> Stamp {
     let files = [&settings.cert, &settings.key, &settings.trusted_ca, &settings.crl];
     let stamps = files.into_iter().flatten().map(|path| {
         let found = std::fs::metadata(path).ok()?;
-        Some((found.mtime(), found.mtime_nsec(), found.size(), found.ino()))
+        let [size, inode] = [found.size(), found.ino()].map(u64::cast_signed);
+        // A change of owner or rights shows in the last two only.
+        Some([found.mtime(), found.mtime_nsec(), size, inode, found.ctime(), found.ctime_nsec()])
     });
     stamps.collect()
 }

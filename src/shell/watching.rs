@@ -164,13 +164,13 @@ pub(super) async fn watch(
         if conn.mailbox.is_empty() {
             input.drop_served();
             conn.release_out();
-            let woke = if input.waiting() < WATCH_INPUT_MAX {
-                read_or_wake(hub, conn, stream, input).await?
-            } else {
-                conn.wake.wait().await;
-                Woke::Poked
-            };
-            if matches!(woke, Woke::End) {
+            hub.pressure.hold(conn.held(), input.waiting());
+            if input.waiting() >= WATCH_INPUT_MAX {
+                // Without reading on nobody would notice that the client has left.
+                tracing::debug!("a client sent too much behind a watch");
+                return Ok(false);
+            }
+            if let Woke::End = read_or_wake(hub, conn, stream, input).await? {
                 return Ok(false);
             }
         }

@@ -193,6 +193,9 @@ pub fn recover<M: Medium>(wal_dir: M, snap_dir: &M, options: WalOptions) -> Resu
         file.sync_data().map_err(io("sync", name))?;
         file.forget_cache();
     }
+    // A process that was killed between a rename and its sync has left names that a power cut would take back, and with
+    // them whatever is appended to those files from here on.
+    wal_dir.sync_dir().map_err(io("sync", ""))?;
     let mut passed_over = Vec::new();
     let (walked, log, snapshot) = read_log(&wal_dir, snap_dir, &mut passed_over)?;
     let mut stats = log.stats;

@@ -87,6 +87,29 @@ fn rolls_publish_in_order_and_recycled_files_serve_again() {
 }
 
 #[test]
+fn names_that_a_killed_process_left_unsynced_are_durable_before_anything_relies_on_them() {
+    let mut wal = new_wal(SMALL);
+    wal.add_spare(prepare_spare(wal.medium(), SMALL, None, &mut || {}).unwrap());
+    let mut index = 1;
+    while !append(&mut wal, &[entry(1, index, &[7; 1000])]).rolled {
+        index += 1;
+    }
+    // Killed in the middle of the publication, between the rename and its sync.
+    let ticket = wal.begin_sync().unwrap().unwrap();
+    for step in ticket.steps() {
+        match step {
+            SyncStep::Publish { medium, from, to } => medium.rename(from, to).unwrap(),
+            other => other.run().unwrap(),
+        }
+    }
+    let mut recovered = recover_memory(wal.medium()).unwrap();
+    append(&mut recovered.wal, &[entry(1, index + 1, b"acknowledged")]);
+    sync(&mut recovered.wal);
+    let after = recover_memory(&recovered.wal.medium().crash(&mut |_| 0)).unwrap();
+    assert_eq!(after.entries.last(), Some(&entry(1, index + 1, b"acknowledged")));
+}
+
+#[test]
 fn a_batch_during_a_sync_begins_on_a_fresh_page() {
     let mut wal = new_wal(SMALL);
     append(&mut wal, &[entry(1, 1, b"a")]);

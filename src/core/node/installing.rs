@@ -31,7 +31,8 @@ impl Node {
         let Some(Loading { loader, .. }) = self.loading.take_if(|loading| loading.install == install) else {
             return Ok(false);
         };
-        let State { store, members, auth } = loader.finish()?;
+        let State { store, members, mut auth } = loader.finish()?;
+        auth.succeed(&self.machine.auth);
         let mut old = std::mem::replace(&mut self.machine.store, store);
         let mut ended = Vec::new();
         self.machine.store.succeed(&mut old, &mut self.owed.fired, &mut ended);

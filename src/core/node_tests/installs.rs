@@ -62,8 +62,10 @@ fn a_newer_snapshot_voids_the_one_being_loaded() {
     for (key, value) in &newer {
         assert!(node.install_item(install, key, value).unwrap());
     }
+    let verdicts = node.auth().version();
     assert!(node.install_done(install).unwrap());
     turn(&mut node, now, Input::Tick);
     assert_eq!(node.applied(), second.index);
+    assert_ne!(node.auth().version(), verdicts, "what was found about passwords before is void");
     assert_eq!(node.store().get(b"/k39").unwrap().value(), Some(&b"v"[..]));
 }

@@ -1,6 +1,9 @@
 //! Members come, go, and leave only when the others can do without them.
 
+use ringd_storage::codec;
+
 use super::*;
+use crate::core::entries::{ChangeAction, change_entry, first_append};
 
 pub(super) fn newcomer(id: u64) -> Member {
     Member {
@@ -216,4 +219,62 @@ fn a_committed_change_of_members_is_on_disk_before_the_next_entry() {
         let state = &cluster.disks[place].hard_state;
         assert_eq!(state.commit, cluster.nodes[place].applied(), "member {place} would count on the one that left");
     }
+}
+
+#[test]
+fn a_single_voter_is_silent_until_its_new_term_is_on_disk() {
+    let now = UnixNanos::new(1_700_000_000_000 * MILLI);
+    let mut disk = Disk::default();
+    disk.append(&bootstrap_log(&members(1)));
+    let mut context = Vec::new();
+    codec::encode_into(&newcomer(2).record(), &mut context);
+    let index = disk.entries.last().expect("the log of a new cluster").index.next();
+    let learner = change_entry(index, Term::new(1), MemberId::new(2), ChangeAction::Learner, context);
+    disk.append(&first_append(vec![learner], Term::new(1), index));
+    let mut node = start(config(1), &disk, now);
+    let mut effects = Effects::default();
+    node.poll(now, &mut effects);
+    node.handle(Input::Campaign, now);
+    node.poll(now, &mut effects);
+    assert!(node.is_leader() && node.configuration().1 == [MemberId::new(2)]);
+    let upto = effects.appends.last().expect("the new term").ready;
+    assert!(effects.messages.is_empty(), "its learner would keep what a crash may undo: {:?}", effects.messages);
+    node.handle(Input::Persisted { upto }, now);
+    node.poll(now, &mut effects);
+    let to_learner = |message: &PeerMessage| message.get_msg_type() == MessageType::MsgAppend && message.to == 2;
+    assert!(effects.messages.iter().any(to_learner));
+}
+
+#[test]
+fn messages_that_no_member_sends_are_dropped() {
+    let mut cluster = Cluster::led(3);
+    cluster.put(0, 1, "/a", "1", None);
+    cluster.settle();
+    let (term, last) = (cluster.nodes[0].term().get(), cluster.nodes[0].applied().get());
+    let beyond = last + 5;
+    let message = |kind, from, to, term| {
+        let mut message = PeerMessage { from, to, term, index: beyond, commit: beyond, ..PeerMessage::default() };
+        message.set_msg_type(kind);
+        message
+    };
+    let mut read = message(MessageType::MsgReadIndexResp, 1, 2, 0);
+    read.set_entries(vec![crate::core::entries::Entry::default()].into());
+    let forged = [
+        message(MessageType::MsgAppend, 1, 2, term),
+        message(MessageType::MsgAppend, 1, 2, 0),
+        message(MessageType::MsgHeartbeat, 1, 2, term),
+        read,
+        message(MessageType::MsgAppendResponse, 2, 1, term),
+        message(MessageType::MsgAppendResponse, 2, 1, 0),
+    ];
+    for message in forged {
+        let to = message.to as usize - 1;
+        cluster.input(to, Input::Peer(message));
+        cluster.settle();
+    }
+    cluster.tick(3);
+    cluster.answers(0);
+    cluster.put(0, 2, "/b", "2", None);
+    cluster.settle();
+    assert_eq!(cluster.answers(0).len(), 1, "all is well");
 }
