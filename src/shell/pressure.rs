@@ -13,7 +13,8 @@
 //! 4. One write, one body, and one answer, is always taken: no setting makes a request impossible that its own limit
 //!    allows.
 //! 5. Answers pass their ceiling by one answer at most: who asks for a large one while it is reached is refused, and
-//!    small ones are never refused, so that nobody who does not read keeps others from reading keys.
+//!    small ones are never refused, so that nobody who does not read keeps others from reading keys. What writes replace
+//!    is told once and not counted before it is rendered.
 //!
 //! Changes of users, roles and members are never refused here: they are small, one at a time per connection, and an
 //! operator's way out.
@@ -181,6 +182,14 @@ impl Pressure {
     pub const fn ceilings(&self) -> &Ceilings {
         &self.ceilings
     }
+}
+
+/// About how many bytes the answer to a write may hold of a value that the request did not bring and leaves where it is:
+/// so often that few requests can ask for any number of bytes. Other writes tell a value once, when they replace it.
+#[inline]
+#[must_use]
+pub fn echo_bytes(node: &Node, write: &KeyWrite<'_>) -> usize {
+    if write.refresh || write.prev_value.is_some() { 2 * node.store().value_bytes(write.path) } else { 0 }
 }
 
 fn cost(write: &KeyWrite<'_>) -> u64 {

@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use ringd_storage::ids::{ClusterId, EtcdIndex, UnixNanos};
 
 use super::clock::{self, DateHeader};
-use super::connection::{Audience, Conn, Form};
+use super::connection::{Audience, Conn, Form, OUT_HIGH_BYTES};
 use super::cors::{CorsChoice, CorsLayer};
 use super::credentials::{HashPlan, VerifyPlan};
 use super::disk::Admission;
 use super::driver::Hub;
 use super::health::Report;
 use super::manage::{self, Right};
-use super::pressure::Verdict;
+use super::pressure::{self, Verdict};
 use super::profile::ProfilePlan;
 use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
@@ -326,7 +326,12 @@ impl Responder {
         let reply = Reply { kind, ..reply };
         let dispatch = match parsed {
             Ok(KeysRequest::Write { write, no_value_on_success }) => {
-                let verdict = hub.pressure.judge(&hub.node.borrow(), &write);
+                let echo = pressure::echo_bytes(&hub.node.borrow(), &write);
+                let verdict = if echo > hub.pressure.answer_bytes_max() {
+                    Verdict::Overload
+                } else {
+                    hub.pressure.judge(&hub.node.borrow(), &write)
+                };
                 let bytes = write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len);
                 let refusal = match verdict {
                     Verdict::Admit => match hub.disk.admit(bytes) {
@@ -334,6 +339,10 @@ impl Responder {
                             self.count_received(reply);
                             let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
                             hub.propose(token, write);
+                            if echo > OUT_HIGH_BYTES {
+                                hub.pressure.hold_answers(conn.out_held(), echo);
+                                return Dispatch::ProposedAlone;
+                            }
                             return Dispatch::Proposed;
                         }
                         Admission::Later => return Dispatch::AwaitRoom,

@@ -55,3 +55,31 @@ fn answers_that_nobody_reads_share_a_ceiling() {
     let counted = ("ringd_answers_bytes", "ringd_answers_refused_total");
     assert_eq!((metric(&text, counted.0), metric(&text, counted.1)), (0.0, 4.0));
 }
+
+#[test]
+fn answers_to_writes_that_tell_a_large_value_are_gathered_one_at_a_time() {
+    const WRITES: usize = 16;
+    const VALUE_BYTES: usize = 3 << 20;
+    let site = site(&[]);
+    let _server = site.start();
+    let mut reader = Client::open(site.client_port).expect("connect");
+    let value = format!("value={}", "x".repeat(VALUE_BYTES));
+    assert_eq!(put(&mut reader, "/lock", &value).status, 201);
+    let mut idler = Client::open(site.client_port).expect("connect");
+    let refresh =
+        "PUT /v2/keys/lock?refresh=true&prevExist=true&ttl=1000 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n";
+    idler.send(refresh.repeat(WRITES).as_bytes()).expect("send");
+    let held = wait_for("answers are held", || {
+        let index = reader.request("HEAD", "/v2/keys/lock", "").expect("an answer").etcd_index();
+        let held = metric(&metrics(&mut reader), "ringd_answers_bytes");
+        // The sockets take some; what is held then stays.
+        let again = reader.request("HEAD", "/v2/keys/lock", "").expect("an answer").etcd_index();
+        (held > 0.0 && index == again).then_some(held)
+    });
+    assert!(held < (3 * VALUE_BYTES) as f64, "the value, and the same once more as the previous one: {held}");
+    for place in 0..WRITES {
+        let answer = idler.receive(false).expect("an answer");
+        assert_eq!((answer.status, answer.body.len() / VALUE_BYTES), (200, 2), "{place}");
+    }
+    assert_eq!(metric(&metrics(&mut reader), "ringd_answers_bytes"), 0.0);
+}

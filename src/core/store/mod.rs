@@ -155,6 +155,12 @@ impl Store {
             .is_some_and(|id| self.tree.image(id).value().map_or(value_bytes == 0, |value| value_bytes <= value.len()))
     }
 
+    /// How large the value at `path` is; 0 where there is none.
+    #[must_use]
+    pub fn value_bytes(&self, path: &[u8]) -> usize {
+        self.tree.find(path).and_then(|id| self.tree.image(id).value()).map_or(0, <[u8]>::len)
+    }
+
     /// The agreed cluster version, empty before there is one. The store only keeps it for snapshots.
     #[must_use]
     pub fn cluster_version(&self) -> &str {
