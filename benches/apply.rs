@@ -6,7 +6,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group};
-use ringd::api::keys::{KeysRequest, parse, render_event, render_get};
+use ringd::api::keys::{Extent, KeysRequest, parse, render_event, render_get};
 use ringd::api::method::Method;
 use ringd::api::route::{Route, route};
 use ringd::core::store::{Store, StoreOptions, WatchRequest};
@@ -15,6 +15,7 @@ use ringd_storage::payload::{KeyWrite, WriteMethod};
 
 const VALUE_BYTES: usize = 128;
 const SIZES: [usize; 3] = [1_000, 100_000, 1_000_000];
+const EXTENT: Extent = Extent { recursive: false, sorted: false, bytes_max: usize::MAX };
 const NOW: UnixNanos = UnixNanos::new(1_700_000_000_000_000_000);
 
 fn put<'a>(path: &'a [u8], value: &'a [u8]) -> KeyWrite<'a> {
@@ -136,7 +137,7 @@ fn requests(criterion: &mut Criterion) {
     group.bench_function("render_get", |bencher| {
         bencher.iter(|| {
             out.clear();
-            render_get(&mut out, black_box(&node), false, false, NOW);
+            assert!(render_get(&mut out, black_box(&node), EXTENT, NOW));
             black_box(out.len())
         });
     });

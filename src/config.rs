@@ -145,6 +145,8 @@ pub struct Ceilings {
     pub writes_pending: u64,
     /// Of large request bodies that are gathered.
     pub bodies: u64,
+    /// Of large answers that wait for their clients to read them.
+    pub answers: u64,
 }
 
 /// How long a client may take, in whole seconds; `None` is for ever. etcd waits for ever.
@@ -452,6 +454,7 @@ impl Values {
                 quota: Some(self.uint("quota-backend-bytes")).filter(|&bytes| bytes > 0).unwrap_or(QUOTA_DEFAULT_BYTES),
                 writes_pending: self.at_least("ringd-writes-pending-bytes", 1)?,
                 bodies: self.at_least("ringd-bodies-bytes", 1)?,
+                answers: self.at_least("ringd-answers-bytes", 1)?,
             },
             timeouts: Timeouts {
                 idle: self.seconds("ringd-idle-timeout")?,

@@ -141,6 +141,8 @@ pub struct Metrics {
     pub refused_overload: Cell<u64>,
     /// Requests refused because too many large bodies were being gathered.
     pub bodies_refused: Cell<u64>,
+    /// Reads refused because too many large answers were waiting for their clients.
+    pub answers_refused: Cell<u64>,
     /// What is asked for most.
     pub hot: HotPrefixes,
     /// Append messages from leaders.
@@ -185,6 +187,7 @@ impl Default for Metrics {
             refused_quota: Cell::default(),
             refused_overload: Cell::default(),
             bodies_refused: Cell::default(),
+            answers_refused: Cell::default(),
             hot: HotPrefixes::default(),
             appends_received: Cell::default(),
             appends_sent: Cell::default(),

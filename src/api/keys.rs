@@ -271,16 +271,39 @@ pub fn render_event(out: &mut Vec<u8>, event: &Event, no_value: bool) {
     out.extend_from_slice(b"}\n");
 }
 
-/// Appends the body for a GET. Directories show one level of children, or all with `recursive`.
-pub fn render_get(out: &mut Vec<u8>, node: &NodeRef<'_>, recursive: bool, sorted: bool, now: UnixNanos) {
+/// How much of a node a GET shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Extent {
+    /// All levels of children instead of one.
+    pub recursive: bool,
+    /// In the order of their names.
+    pub sorted: bool,
+    /// Give up when the body holds more bytes than this; one node beyond it may have been rendered.
+    pub bytes_max: usize,
+}
+
+/// Appends the body for a GET. False when it would be larger than `extent.bytes_max`: then a part of it was appended.
+#[must_use]
+pub fn render_get(out: &mut Vec<u8>, node: &NodeRef<'_>, extent: Extent, now: UnixNanos) -> bool {
+    let end_max = out.len().saturating_add(extent.bytes_max);
     out.extend_from_slice(b"{\"action\":\"get\",\"node\":");
     let view = node.view();
+    if !fits(out, &view, end_max) {
+        return false;
+    }
     open_node(out, &view, now);
-    if node.is_dir() {
-        push_children(out, *node, recursive, sorted, now);
+    if node.is_dir() && !push_children(out, *node, extent, end_max, now) {
+        return false;
     }
     close_node(out, &view);
     out.extend_from_slice(b"}\n");
+    out.len() <= end_max
+}
+
+/// Whether a node may be rendered next, by its size before anything in it is escaped.
+#[inline]
+fn fits(out: &[u8], node: &NodeView<'_>, end_max: usize) -> bool {
+    out.len() + node.value.map_or(0, <[u8]>::len) <= end_max
 }
 
 /// A directory whose children are being written.
@@ -298,8 +321,9 @@ impl<'s> Level<'s> {
     }
 }
 
-/// Appends the `nodes` member, if there is a visible child.
-fn push_children(out: &mut Vec<u8>, top: NodeRef<'_>, recursive: bool, sorted: bool, now: UnixNanos) {
+/// Appends the `nodes` member, if there is a visible child. False when `out` would grow beyond `end_max`.
+fn push_children(out: &mut Vec<u8>, top: NodeRef<'_>, extent: Extent, end_max: usize, now: UnixNanos) -> bool {
+    let Extent { recursive, sorted, .. } = extent;
     let mut levels = vec![Level::of(top, sorted)];
     while let Some(level) = levels.last_mut() {
         let Some(child) = level.children.by_ref().find(|child| !child.is_hidden()) else {
@@ -316,6 +340,9 @@ fn push_children(out: &mut Vec<u8>, top: NodeRef<'_>, recursive: bool, sorted: b
         out.extend_from_slice(if level.is_empty { b",\"nodes\":[" } else { b"," });
         level.is_empty = false;
         let view = child.view();
+        if !fits(out, &view, end_max) {
+            return false;
+        }
         open_node(out, &view, now);
         if recursive && view.dir {
             levels.push(Level::of(child, sorted));
@@ -323,6 +350,7 @@ fn push_children(out: &mut Vec<u8>, top: NodeRef<'_>, recursive: bool, sorted: b
             close_node(out, &view);
         }
     }
+    true
 }
 
 fn push_node(out: &mut Vec<u8>, node: &NodeView<'_>, now: UnixNanos) {

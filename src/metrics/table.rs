@@ -78,6 +78,8 @@ pub struct Scrape {
     pub writes_pending_bytes: u64,
     /// Bytes of large bodies held.
     pub bodies_bytes: u64,
+    /// Bytes of large answers held.
+    pub answers_bytes: u64,
     /// Bytes of events that wait for slow watchers.
     pub mailbox_bytes: u64,
     /// CPU time of the process, seconds.
@@ -291,6 +293,16 @@ const TABLE: &[Row] = &[
     ("process_virtual_memory_bytes", "Address space in use, in bytes.", Level(|_, s| float(s.virtual_bytes))),
     ("process_virtual_memory_max_bytes", "Limit of the address space, in bytes.", Level(|_, s| s.virtual_max_bytes)),
     ("ringd_alarm_nospace", "1 while the key space exceeds its quota, else 0.", Level(|_, s| flag(s.over_quota))),
+    (
+        "ringd_answers_bytes",
+        "Bytes of large answers that wait for their clients to read them.",
+        Level(|_, s| float(s.answers_bytes)),
+    ),
+    (
+        "ringd_answers_refused_total",
+        "Reads refused because too many large answers were waiting for their clients.",
+        Count(|m, _| get(&m.answers_refused)),
+    ),
     ("ringd_batch_entries", "Raft entries that one turn appended.", Shape(|m| &m.batch_entries)),
     ("ringd_bodies_bytes", "Bytes of large request bodies that are gathered.", Level(|_, s| float(s.bodies_bytes))),
     (

@@ -6,8 +6,8 @@
 //! Invariants:
 //! 1. Answers leave in the order of their requests, whatever order their outcomes arrive in.
 //! 2. A read behind a write of the same connection sees that write: it waits until the write was answered.
-//! 3. Every buffer is bounded: input by the request limits and, over all connections, by `pressure.rs`; output by
-//!    [`OUT_HIGH_BYTES`] plus one answer.
+//! 3. Every buffer is bounded: input by the request limits, output by [`OUT_HIGH_BYTES`] plus one answer, or the answers
+//!    to the writes under way; and both, over all connections, by `pressure.rs`.
 //! 4. A client that keeps its connection busy lets others run: between two waits the task yields when its time is up.
 //! 5. A client that is too slow (`pace.rs`) gets 408 if it was sending a request, nothing if it was silent, and a reset
 //!    if it does not read.
@@ -105,6 +105,7 @@ pub struct Conn {
     /// The linearizable read that is awaited, by its token's number, and what became of it.
     linear_read: Cell<(u32, Option<bool>)>,
     held: Cell<usize>,
+    out_held: Cell<usize>,
     /// Bytes that all connections have sent.
     sent_bytes: Rc<Cell<u64>>,
     findings: Findings,
@@ -129,6 +130,7 @@ impl Conn {
             mailbox: Mailbox::new(Rc::clone(&all.mailbox_bytes)),
             linear_read: Cell::default(),
             held: Cell::new(0),
+            out_held: Cell::new(0),
             sent_bytes: Rc::clone(&all.sent_bytes),
             findings: Findings::default(),
             certificate_user: OnceCell::new(),
@@ -164,6 +166,11 @@ impl Conn {
     /// What [`super::pressure::Pressure`] counts of its input.
     pub(super) fn held(&self) -> &Cell<usize> {
         &self.held
+    }
+
+    /// And of its output.
+    pub(super) fn out_held(&self) -> &Cell<usize> {
+        &self.out_held
     }
 
     /// The user that its certificate names; whether there is such a user is another question.
@@ -430,6 +437,9 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
         if conn.writes_pending() >= WRITES_PENDING_MAX {
             return Step::AwaitWrites;
         }
+        if conn.out.borrow().len() >= OUT_HIGH_BYTES {
+            return if conn.writes_pending() > 0 { Step::AwaitWrites } else { Step::Flush };
+        }
         let next = reader.next(&input.bytes[input.start..], &hub.limits);
         match next {
             Next::Request(request) => {
@@ -468,9 +478,6 @@ fn take_requests(hub: &Rc<Hub>, conn: &Rc<Conn>, reader: &mut RequestReader, inp
                 input.start += reader.served();
                 if !keep_alive {
                     return Step::Close;
-                }
-                if conn.out.borrow().len() >= OUT_HIGH_BYTES {
-                    return if conn.writes_pending() > 0 { Step::AwaitWrites } else { Step::Flush };
                 }
             }
             Next::Decode => reader.decode(&mut input.bytes[input.start..]),
@@ -549,6 +556,7 @@ async fn await_writes(conn: &Conn) {
 
 /// Sends everything that has gathered. `TimedOut` when the client takes nothing for too long.
 pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut Stream) -> io::Result<()> {
+    hub.pressure.hold_answers(&conn.out_held, conn.out.borrow().len());
     let mut sent = 0;
     let mut blocked = false;
     poll_fn(|context| {
@@ -578,7 +586,12 @@ pub(super) async fn flush(hub: &Hub, conn: &Conn, stream: &mut Stream) -> io::Re
     if blocked {
         conn.pace.serve();
     }
-    conn.out.borrow_mut().clear();
+    let mut out = conn.out.borrow_mut();
+    out.clear();
+    if conn.out_held.get() > 0 {
+        *out = Vec::new();
+        hub.pressure.let_go_answers(&conn.out_held);
+    }
     metrics::add(&conn.sent_bytes, sent as u64);
     Ok(())
 }
@@ -679,5 +692,8 @@ async fn linear_get(hub: &Rc<Hub>, conn: &Rc<Conn>, plan: &GetPlan) {
     if begun.elapsed() > SLOW_READ {
         metrics::add(&hub.metrics.slow_reads, 1);
     }
-    hub.responder.linear_get(&mut conn.out.borrow_mut(), hub, plan, confirmed);
+    let mut out = conn.out.borrow_mut();
+    hub.responder.linear_get(&mut out, hub, plan, confirmed);
+    // Others whose round has ended may be answered before this one begins to send.
+    hub.pressure.hold_answers(&conn.out_held, out.len());
 }

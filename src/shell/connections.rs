@@ -99,6 +99,7 @@ impl Drop for Tenancy<'_> {
     /// Also when the task panicked: what it had borrowed is given back before this.
     fn drop(&mut self) {
         self.pressure.let_go(self.conn.held());
+        self.pressure.let_go_answers(self.conn.out_held());
         self.connections.borrow_mut().close(&self.conn);
     }
 }
@@ -130,20 +131,23 @@ mod tests {
     #[test]
     fn a_task_that_panics_leaves_neither_slot_nor_bytes_behind() {
         let connections = RefCell::<Connections>::default();
-        let pressure = Pressure::new(Ceilings { quota: 1, writes_pending: 1, bodies: 1 << 20 });
+        let ceilings = Ceilings { quota: 1, writes_pending: 1, bodies: 1 << 20, answers: 1 << 20 };
+        let pressure = Pressure::new(ceilings);
         let mut first = None;
         let ended = catch_unwind(AssertUnwindSafe(|| {
             let tenancy = Tenancy::begin(&connections, &pressure, Audience::Clients);
             first = Some((tenancy.conn.slot(), tenancy.conn.generation()));
             assert!(pressure.hold(tenancy.conn.held(), 900 << 10));
+            pressure.hold_answers(tenancy.conn.out_held(), 2 << 20);
             assert_eq!((connections.borrow().len(), pressure.bodies_bytes()), (1, 900 << 10));
+            assert!(pressure.answers_bytes() > 1 << 20);
             let _borrowed = tenancy.conn.out();
             // Unlike `panic!`, it says nothing on stderr.
             std::panic::resume_unwind(Box::new(()));
         }));
         assert!(ended.is_err());
         assert!(connections.borrow().is_empty());
-        assert_eq!(pressure.bodies_bytes(), 0);
+        assert_eq!((pressure.bodies_bytes(), pressure.answers_bytes()), (0, 0));
         let (slot, generation) = first.expect("it began");
         let next = Tenancy::begin(&connections, &pressure, Audience::Clients);
         assert_eq!(next.conn.slot(), slot, "the slot is used again");

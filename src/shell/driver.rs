@@ -315,6 +315,7 @@ impl Hub {
         self.hear_forwarded();
         let mut node = self.node.borrow_mut();
         node.handle(self.disk.room(), clock::now());
+        node.store_mut().set_owed(self.fan_out.waiting() + self.owed.borrow().fired.len());
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
         self.pressure.look_at(node.store().bytes());

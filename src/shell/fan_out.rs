@@ -8,10 +8,12 @@
 //! 2. At most [`SLICE`] events are handed out before other tasks run, so a write that thousands watch delays nobody:
 //!    rendering and sending cost far more than handing out, and the woken connections queue behind nobody but
 //!    themselves.
-//! 3. A watcher that reads keeps its place whatever the number and size of events in one turn: its task runs between two
-//!    slices, and a slice is smaller than its mailbox.
-//! 4. At most [`QUEUE_MAX`] events of [`QUEUE_BYTES_MAX`] wait. Beyond it the oldest are handed out at once, and mailboxes that overflow end
-//!    their watches as in etcd.
+//! 3. A watcher that reads keeps its place while there is room here: its task runs between two slices, and a slice is
+//!    smaller than its mailbox.
+//! 4. How many events wait is bounded where they are fired (`core/store/watch.rs`), which is told how many wait here:
+//!    beyond it, what a streaming watcher gets next is its last. So a turn, whatever is in it, cannot bring more.
+//! 5. They hold at most [`QUEUE_BYTES_MAX`]. Beyond it the oldest are handed out at once, and mailboxes that overflow
+//!    end their watches as in etcd.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,9 +32,7 @@ const _: () = assert!(SLICE < MAILBOX_MAX);
 /// And their bytes, each event counted once however many watch it; one event is handed out whatever its size.
 const SLICE_BYTES: u64 = 1 << 20;
 const _: () = assert!(SLICE_BYTES < MAILBOX_BYTES_MAX);
-/// Events that may wait: one write for every connection the default allows, twice. 48 bytes each.
-const QUEUE_MAX: usize = 1 << 17;
-/// Bytes of the events that may wait, likewise: what turns bring in a moment, with the largest values there may be.
+/// Bytes of the events that may wait: what turns bring in a moment, with the largest values there may be.
 const QUEUE_BYTES_MAX: u64 = 64 << 20;
 /// An empty queue larger than this is given back.
 const QUEUE_KEEP: usize = 1 << 12;
@@ -52,20 +52,21 @@ impl FanOut {
         if fired.is_empty() {
             return;
         }
-        let before = self.len();
+        let before = self.waiting();
         self.extend(fired);
         if before == 0 {
             self.hand_out(hub);
         }
-        while self.len() > QUEUE_MAX || self.bytes.get() > QUEUE_BYTES_MAX {
+        while self.bytes.get() > QUEUE_BYTES_MAX {
             self.hand_out(hub);
         }
-        if self.len() > 0 {
+        if self.waiting() > 0 {
             self.more.notify();
         }
     }
 
-    fn len(&self) -> usize {
+    /// How many events wait.
+    pub fn waiting(&self) -> usize {
         self.queue.borrow().len()
     }
 
@@ -121,7 +122,7 @@ impl FanOut {
 pub async fn run(hub: Rc<Hub>) {
     loop {
         hub.fan_out.more.wait().await;
-        while hub.fan_out.len() > 0 {
+        while hub.fan_out.waiting() > 0 {
             // The tasks woken by the slice before run first, and once a millisecond whoever the ring has woken.
             glommio::executor().yield_now().await;
             let begun = clock::monotonic();

@@ -45,6 +45,7 @@ pub fn scrape(hub: &Hub) -> Scrape {
         over_quota: hub.pressure.is_over_quota(),
         writes_pending_bytes: node.write_bytes_outstanding(),
         bodies_bytes: hub.pressure.bodies_bytes(),
+        answers_bytes: hub.pressure.answers_bytes(),
         mailbox_bytes: hub.connections.borrow().mailbox_bytes.get(),
         cpu_seconds: process.cpu_seconds,
         resident_bytes: process.resident_bytes,

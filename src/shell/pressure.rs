@@ -1,4 +1,5 @@
-//! When it is too much: the quota of the key space, the bytes of writes under way, the bytes of bodies being gathered.
+//! When it is too much: the quota of the key space, the bytes of writes under way, of bodies being gathered, of answers
+//! that nobody has read yet.
 //!
 //! Owns: the verdict whether a client's write may be proposed, and the NOSPACE alarm. Touches: nothing; the store's size
 //! and the bytes under way come in. Awaits nothing and costs a few comparisons per write and per turn.
@@ -9,7 +10,11 @@
 //!    what enters the log, not what an entry does. It may be passed by what was under way when it was reached.
 //! 2. What makes room is never refused for want of room: deletes, refreshes, and writes that leave a node no larger.
 //! 3. The alarm ends by itself, below [`CLEAR_PERCENT`] of the quota; between the two marks it stays as it was.
-//! 4. One write, and one body, is always taken: no setting makes a request impossible that its own limit allows.
+//! 4. One write, one body, and one answer, is always taken: no setting makes a request impossible that its own limit
+//!    allows.
+//! 5. Answers pass their ceiling by one answer at most: who asks for a large one while it is reached is refused, and
+//!    small ones are never refused, so that nobody who does not read keeps others from reading keys. What writes replace
+//!    is told once and not counted before it is rendered.
 //!
 //! Changes of users, roles and members are never refused here: they are small, one at a time per connection, and an
 //! operator's way out.
@@ -19,6 +24,7 @@ use std::rc::Rc;
 
 use ringd_storage::payload::{KeyWrite, WriteMethod};
 
+use super::connection::OUT_HIGH_BYTES;
 use crate::config::Ceilings;
 use crate::core::node::Node;
 use crate::core::proposals::PROPOSAL_OVERHEAD_BYTES;
@@ -28,6 +34,8 @@ use crate::core::proposals::PROPOSAL_OVERHEAD_BYTES;
 const CLEAR_PERCENT: u64 = 95;
 /// Input of this size is every connection's own, and its number is the listeners' business: only what is beyond counts.
 const INPUT_FREE_BYTES: usize = 64 << 10;
+/// Answers of this size likewise: what a connection gathers before it sends.
+const ANSWER_FREE_BYTES: usize = OUT_HIGH_BYTES;
 
 /// What becomes of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +61,14 @@ pub struct Pressure {
     ceilings: Ceilings,
     over_quota: Cell<bool>,
     bodies: Cell<u64>,
+    answers: Cell<u64>,
 }
 
 impl Pressure {
     /// With these settings, and no alarm.
     #[must_use]
     pub const fn new(ceilings: Ceilings) -> Self {
-        Self { ceilings, over_quota: Cell::new(false), bodies: Cell::new(0) }
+        Self { ceilings, over_quota: Cell::new(false), bodies: Cell::new(0), answers: Cell::new(0) }
     }
 
     /// Looks at the key space after a turn, and tells the operator when the alarm begins and ends.
@@ -130,6 +139,27 @@ impl Pressure {
         self.bodies.set(self.bodies.get() - counted.take() as u64);
     }
 
+    /// How many bytes the body of a GET that begins now may have.
+    #[inline]
+    #[must_use]
+    pub fn answer_bytes_max(&self) -> usize {
+        if self.answers.get() < self.ceilings.answers { usize::MAX } else { ANSWER_FREE_BYTES }
+    }
+
+    /// `now` bytes of answers wait for a connection's client; `counted` is what this counted of them before.
+    pub fn hold_answers(&self, counted: &Cell<usize>, now: usize) {
+        let wanted = now.saturating_sub(ANSWER_FREE_BYTES);
+        let before = counted.replace(wanted);
+        if wanted != before {
+            self.answers.set(self.answers.get() - before as u64 + wanted as u64);
+        }
+    }
+
+    /// A connection's answers were sent, or are nobody's any more.
+    pub fn let_go_answers(&self, counted: &Cell<usize>) {
+        self.hold_answers(counted, 0);
+    }
+
     /// Whether the key space exceeds its quota: the NOSPACE alarm.
     #[must_use]
     pub const fn is_over_quota(&self) -> bool {
@@ -140,6 +170,12 @@ impl Pressure {
     #[must_use]
     pub const fn bodies_bytes(&self) -> u64 {
         self.bodies.get()
+    }
+
+    /// Bytes of large answers that wait for their clients.
+    #[must_use]
+    pub const fn answers_bytes(&self) -> u64 {
+        self.answers.get()
     }
 
     /// The settings.
@@ -187,6 +223,14 @@ impl Drop for Held {
     }
 }
 
+/// About how many bytes the answer to a write may hold of a value that the request did not bring and leaves where it is:
+/// so often that few requests can ask for any number of bytes. Other writes tell a value once, when they replace it.
+#[inline]
+#[must_use]
+pub fn echo_bytes(node: &Node, write: &KeyWrite<'_>) -> usize {
+    if write.refresh || write.prev_value.is_some() { 2 * node.store().value_bytes(write.path) } else { 0 }
+}
+
 fn cost(write: &KeyWrite<'_>) -> u64 {
     let prev = write.prev_value.map_or(0, <[u8]>::len);
     (write.path.len() + write.value.len() + prev + PROPOSAL_OVERHEAD_BYTES) as u64
@@ -206,8 +250,8 @@ fn makes_no_larger(node: &Node, write: &KeyWrite<'_>) -> bool {
 mod tests {
     use super::*;
 
-    fn pressure(quota: u64, bodies: u64) -> Pressure {
-        Pressure::new(Ceilings { quota, writes_pending: 1, bodies })
+    fn pressure(quota: u64, large: u64) -> Pressure {
+        Pressure::new(Ceilings { quota, writes_pending: 1, bodies: large, answers: large })
     }
 
     #[test]
@@ -259,5 +303,24 @@ mod tests {
         pressure.let_go(&second);
         pressure.let_go(&third);
         assert_eq!(pressure.bodies_bytes(), 0);
+    }
+
+    #[test]
+    fn answers_share_a_ceiling_that_one_may_pass_and_small_ones_are_free() {
+        let pressure = pressure(1, 1 << 20);
+        let [first, second, third] = [const { Cell::new(0) }; 3];
+        pressure.hold_answers(&first, ANSWER_FREE_BYTES);
+        assert_eq!((pressure.answers_bytes(), pressure.answer_bytes_max()), (0, usize::MAX));
+        pressure.hold_answers(&first, ANSWER_FREE_BYTES + (900 << 10));
+        assert_eq!((pressure.answers_bytes(), pressure.answer_bytes_max()), (900 << 10, usize::MAX));
+        pressure.hold_answers(&second, 10 << 20);
+        assert_eq!(pressure.answer_bytes_max(), ANSWER_FREE_BYTES);
+        pressure.hold_answers(&third, 70 << 10);
+        assert_eq!(pressure.answers_bytes(), (900 << 10) + (10 << 20) - ANSWER_FREE_BYTES as u64 + (6 << 10));
+        pressure.let_go_answers(&second);
+        assert_eq!((second.get(), pressure.answer_bytes_max()), (0, usize::MAX));
+        pressure.let_go_answers(&first);
+        pressure.let_go_answers(&third);
+        assert_eq!(pressure.answers_bytes(), 0);
     }
 }

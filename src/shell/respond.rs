@@ -5,25 +5,25 @@
 //!
 //! Must hold: a plain GET is answered here, from applied state, without an allocation that outlives it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ringd_storage::ids::{ClusterId, EtcdIndex, UnixNanos};
 
 use super::clock::{self, DateHeader};
-use super::connection::{Audience, Conn, Form};
+use super::connection::{Audience, Conn, Form, OUT_HIGH_BYTES};
 use super::cors::{CorsChoice, CorsLayer};
 use super::credentials::{HashPlan, VerifyPlan};
 use super::disk::Admission;
 use super::driver::Hub;
 use super::health::Report;
 use super::manage::{self, Right};
-use super::pressure::Verdict;
+use super::pressure::{self, Verdict};
 use super::profile::ProfilePlan;
 use crate::api::auth::INSUFFICIENT;
 use crate::api::error::{ApiError, ErrorCode, render_error};
-use crate::api::keys::{self, KeysRequest};
+use crate::api::keys::{self, Extent, KeysRequest};
 use crate::api::late::Late;
 use crate::api::method::Method;
 use crate::api::params;
@@ -36,8 +36,8 @@ use crate::core::store::{Event, StoreError, WatchRequest};
 use crate::metrics::{self, Kind, Metrics};
 use crate::wire::http_body::Request;
 use crate::wire::http_reply::{
-    HTML, HttpDate, JSON, ReplyHead, Stream, TEXT, append_prepared, append_reply, append_reply_bytes, begin_stream,
-    prepare_head,
+    HTML, HttpDate, JSON, LENGTH_DIGITS, ReplyHead, Stream, TEXT, append_prepared, append_reply, append_reply_bytes,
+    begin_stream, prepare_head,
 };
 use crate::wire::http_request::RequestError;
 use crate::wire::peer_handshake::is_handshake;
@@ -193,6 +193,8 @@ pub struct Responder {
     cluster_id: String,
     date: DateHeader,
     get_head: RefCell<GetHead>,
+    /// What the length of a directory is expected to take in its answer's head: as much as the last large one's.
+    dir_length_digits: Cell<usize>,
     /// Working space for decoding a path, and for decoding parameters.
     path_scratch: RefCell<Vec<u8>>,
     params_scratch: RefCell<Vec<u8>>,
@@ -200,6 +202,8 @@ pub struct Responder {
 
 /// Working space larger than this is given back after use: one huge form must not stay for ever.
 const SCRATCH_KEEP_BYTES: usize = 64 << 10;
+/// A body that is moved to make room for its length costs something from this size on.
+const LARGE_BODY_BYTES: usize = 1 << 20;
 
 impl Responder {
     /// For a node of this cluster.
@@ -211,6 +215,7 @@ impl Responder {
             cluster_id: cluster.to_string(),
             date: DateHeader::default(),
             get_head: RefCell::default(),
+            dir_length_digits: Cell::new(LENGTH_DIGITS),
             path_scratch: RefCell::default(),
             params_scratch: RefCell::default(),
         }
@@ -321,7 +326,12 @@ impl Responder {
         let reply = Reply { kind, ..reply };
         let dispatch = match parsed {
             Ok(KeysRequest::Write { write, no_value_on_success }) => {
-                let verdict = hub.pressure.judge(&hub.node.borrow(), &write);
+                let echo = pressure::echo_bytes(&hub.node.borrow(), &write);
+                let verdict = if echo > hub.pressure.answer_bytes_max() {
+                    Verdict::Overload
+                } else {
+                    hub.pressure.judge(&hub.node.borrow(), &write)
+                };
                 let bytes = write.path.len() + write.value.len() + write.prev_value.map_or(0, <[u8]>::len);
                 let refusal = match verdict {
                     Verdict::Admit => match hub.disk.admit(bytes) {
@@ -329,6 +339,10 @@ impl Responder {
                             self.count_received(reply);
                             let token = conn.expect_write(Form::Keys { no_value: no_value_on_success }, reply);
                             hub.propose(token, write);
+                            if echo > OUT_HIGH_BYTES {
+                                hub.pressure.hold_answers(conn.out_held(), echo);
+                                return Dispatch::ProposedAlone;
+                            }
                             return Dispatch::Proposed;
                         }
                         Admission::Later => return Dispatch::AwaitRoom,
@@ -348,7 +362,7 @@ impl Responder {
             _ if behind_writes => Dispatch::BehindWrites,
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: false }) => {
                 self.count_received(reply);
-                self.get(&mut conn.out(), (&hub.node.borrow(), now), path, (recursive, sorted), reply);
+                self.get(hub, &mut conn.out(), path, (recursive, sorted), now, reply);
                 Dispatch::Answered
             }
             Ok(KeysRequest::Get { path, recursive, sorted, quorum: true }) => {
@@ -409,12 +423,14 @@ impl Responder {
 
     fn get(
         &self,
+        hub: &Hub,
         out: &mut Vec<u8>,
-        (node, now): (&Node, UnixNanos),
         path: &[u8],
         (recursive, sorted): (bool, bool),
+        now: UnixNanos,
         reply: Reply,
     ) {
+        let node = &*hub.node.borrow();
         let found = node.store().get(path);
         if recursive {
             let (successes, failures) = &self.metrics.recursive_reads;
@@ -422,17 +438,34 @@ impl Responder {
         }
         match found {
             Ok(found) => {
+                let date = self.date.at(now);
+                let mut head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
+                if found.is_dir() {
+                    head.length_digits = self.dir_length_digits.get();
+                }
+                let mut prepared = self.get_head.borrow_mut();
+                let begin = out.len();
+                let extent = Extent { recursive, sorted, bytes_max: hub.pressure.answer_bytes_max() };
+                let (mut is_whole, mut bytes) = (false, 0);
+                append_prepared(out, prepared.renew(&head, reply.cors), &head, |out| {
+                    let begin = out.len();
+                    is_whole = keys::render_get(out, &found, extent, now);
+                    bytes = out.len() - begin;
+                });
+                if bytes >= LARGE_BODY_BYTES && found.is_dir() {
+                    self.dir_length_digits.set(bytes.ilog10() as usize + 1);
+                }
+                if !is_whole {
+                    out.truncate(begin);
+                    metrics::add(&self.metrics.answers_refused, 1);
+                    self.error(out, &ApiError::too_many_requests(), reply);
+                    return;
+                }
                 match reply.kind {
                     Some(Kind::Get) => self.metrics.get_served(),
                     Some(kind) => self.metrics.served(kind, reply.begun.elapsed()),
                     None => {}
                 }
-                let date = self.date.at(now);
-                let head = self.keys_head(200, reply, node.store().index(), Some(raft_position(node)), &date);
-                let mut prepared = self.get_head.borrow_mut();
-                append_prepared(out, prepared.renew(&head, reply.cors), &head, |out| {
-                    keys::render_get(out, &found, recursive, sorted, now);
-                });
             }
             Err(error) => self.store_error(out, &error, reply),
         }
@@ -442,7 +475,7 @@ impl Responder {
     pub fn linear_get(&self, out: &mut Vec<u8>, hub: &Hub, plan: &GetPlan, confirmed: bool) {
         match &plan.what {
             Asked::Key { path, recursive, sorted } if confirmed => {
-                self.get(out, (&hub.node.borrow(), clock::now()), path, (*recursive, *sorted), plan.reply);
+                self.get(hub, out, path, (*recursive, *sorted), clock::now(), plan.reply);
             }
             Asked::Key { .. } => self.error(out, &late(hub, plan.reply.begun).error(), plan.reply),
             Asked::Health => self.health(hub, out, confirmed, plan.reply),

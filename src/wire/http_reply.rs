@@ -41,8 +41,11 @@ pub const TEXT: &str = "text/plain; charset=utf-8";
 /// `Content-Type` of Go's redirect page.
 pub const HTML: &str = "text/html; charset=utf-8";
 
-/// Digits a Content-Length is expected to have: most bodies hold 100 to 999 bytes. Others are moved to fit.
-const LENGTH_DIGITS: usize = 3;
+/// Digits a Content-Length is expected to have, if the caller knows no better: most bodies hold 100 to 999 bytes. Others
+/// are moved to fit.
+pub const LENGTH_DIGITS: usize = 3;
+/// Of a buffer that a body was only measured in, so much stays for the next answers.
+const HEAD_KEEP_BYTES: usize = 64 << 10;
 /// Hex digits a chunk size is expected to have (16 to 255 bytes).
 const CHUNK_DIGITS: usize = 2;
 
@@ -80,6 +83,9 @@ pub struct ReplyHead<'a> {
     pub etcd_index: Option<u64>,
     /// `X-Raft-Index` and `X-Raft-Term`.
     pub raft: Option<(u64, u64)>,
+    /// Digits that the length of the body is expected to have. With any other the body is moved once, which takes its time
+    /// where it is large; the answer is the same.
+    pub length_digits: usize,
     /// `Date`, rendered at most once per second by whoever owns the clock.
     pub date: &'a HttpDate,
 }
@@ -103,6 +109,7 @@ impl<'a> ReplyHead<'a> {
             cluster_id: None,
             etcd_index: None,
             raft: None,
+            length_digits: LENGTH_DIGITS,
             date,
         }
     }
@@ -145,7 +152,12 @@ fn append_framed(out: &mut Vec<u8>, head: &ReplyHead<'_>, body: impl FnOnce(&mut
     }
     out.extend_from_slice(b"Content-Length: ");
     let length_at = out.len();
-    out.extend_from_slice(&[b'0'; LENGTH_DIGITS]);
+    if head.length_digits == LENGTH_DIGITS {
+        // Nearly every answer; its few bytes are stored without a call.
+        out.extend_from_slice(&[b'0'; LENGTH_DIGITS]);
+    } else {
+        out.resize(length_at + head.length_digits, b'0');
+    }
     out.extend_from_slice(b"\r\n");
     append_end(out, head);
     let body_at = out.len();
@@ -154,9 +166,11 @@ fn append_framed(out: &mut Vec<u8>, head: &ReplyHead<'_>, body: impl FnOnce(&mut
     let body_len = out.len() - body_at;
     if head.head_only {
         out.truncate(body_at);
+        // What was rendered only to be measured may have been huge.
+        out.shrink_to(HEAD_KEEP_BYTES);
     }
     let mut digits = itoa::Buffer::new();
-    fit(out, length_at, LENGTH_DIGITS, digits.format(body_len).as_bytes());
+    fit(out, length_at, head.length_digits, digits.format(body_len).as_bytes());
 }
 
 /// Appends a whole answer whose body is at hand.

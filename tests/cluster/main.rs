@@ -83,10 +83,18 @@ fn a_paused_follower_catches_up_by_snapshot() {
     // What the leader keeps behind its snapshot for those who are slow; this one is slower.
     const KEPT: u64 = 5000;
     const INTERVAL: u64 = 500;
-    let cluster = three(&[&format!("--snapshot-count={INTERVAL}")]);
+    let mut cluster = three(&[&format!("--snapshot-count={INTERVAL}")]);
     let load = Load::start(clients(&cluster));
     load.wait_for_writes(SOME);
     let follower = (cluster.leader() + 1) % 3;
+    // It has snapshots of its own, and takes none from here on: what it installs replaces them.
+    while snapshot_indexes(&cluster.log(follower)).next().is_none() {
+        load.wait_for_writes(SOME);
+    }
+    cluster.stop(follower);
+    let initial = cluster.initial(&[follower]);
+    cluster.spawn(follower, &initial, &["--snapshot-count=100000000", "--max-snapshots=1"]);
+    cluster.wait_until_served(follower);
     cluster.signal(follower, STOP);
     // A leader keeps what members lack that it has heard of within two election timeouts.
     std::thread::sleep(Duration::from_secs(3));
@@ -103,6 +111,7 @@ fn a_paused_follower_catches_up_by_snapshot() {
     wait_for("the snapshot to be installed", || {
         cluster.log(follower).contains("read the snapshot from the leader").then_some(())
     });
+    wait_for("the snapshots before it to be removed", || (cluster.snapshots(follower) == 1).then_some(()));
     load.wait_for_writes(SOME);
     load.finish_and_check(&cluster);
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test of real processes waits in real time")]
 
+mod answers;
 #[path = "../cluster/cluster.rs"]
 #[allow(dead_code, reason = "the cluster's own tests use all of it")]
 mod cluster;

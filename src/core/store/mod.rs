@@ -41,7 +41,7 @@ pub use image::PATH_BYTES_MAX;
 pub use load::{LoadError, Loader};
 pub use stats::{COUNTER_NAMES, COUNTERS, Counter, Stats};
 pub use view::{Children, NodeRef};
-pub use watch::{Fired, WatcherId};
+pub use watch::{FIRED_MAX, FIRED_PER_WATCHER, Fired, WatcherId};
 
 use capture::Capture;
 use expiry::Expiry;
@@ -155,6 +155,12 @@ impl Store {
             .is_some_and(|id| self.tree.image(id).value().map_or(value_bytes == 0, |value| value_bytes <= value.len()))
     }
 
+    /// How large the value at `path` is; 0 where there is none.
+    #[must_use]
+    pub fn value_bytes(&self, path: &[u8]) -> usize {
+        self.tree.find(path).and_then(|id| self.tree.image(id).value()).map_or(0, <[u8]>::len)
+    }
+
     /// The agreed cluster version, empty before there is one. The store only keeps it for snapshots.
     #[must_use]
     pub fn cluster_version(&self) -> &str {
@@ -218,6 +224,12 @@ impl Store {
     /// already; that is no mistake.
     pub fn unwatch(&mut self, watcher: WatcherId) {
         self.hub.unpark(watcher);
+    }
+
+    /// So many events that watchers are owed wait to be handed out, beside those that are still to be fired:
+    /// [`FIRED_MAX`] bounds both together.
+    pub fn set_owed(&mut self, events: usize) {
+        self.hub.set_owed(events);
     }
 
     /// Parked watchers.

@@ -115,6 +115,44 @@ fn check(store: &Store) {
 }
 
 #[test]
+fn too_many_events_end_the_streams_that_get_them_and_nobody_gets_them_out_of_order() {
+    const WATCHERS: u64 = FIRED_MAX as u64 / 128;
+    let mut store = Store::new(&StoreOptions::default());
+    let everything = WatchRequest { path: b"/", recursive: true, stream: true, wait_index: EtcdIndex::ZERO };
+    for token in 0..WATCHERS {
+        assert!(matches!(store.watch(&everything, token), Ok(WatchStart::Parked(_))));
+    }
+    let once = WatchRequest { path: b"/once", recursive: false, stream: false, wait_index: EtcdIndex::ZERO };
+    assert!(matches!(store.watch(&once, WATCHERS), Ok(WatchStart::Parked(_))));
+    let mut fired = Vec::new();
+    let mut put = |store: &mut Store, path: &[u8]| {
+        store.apply(&KeyWrite { path, ..PUT }, UnixNanos::ZERO, &mut fired).expect("a write");
+    };
+    for _ in 0..200 {
+        put(&mut store, b"/k");
+    }
+    assert_eq!(store.watcher_count(), 1, "streams are ended");
+    put(&mut store, b"/once");
+    assert_eq!(store.watcher_count(), 0, "who waits for one event gets it");
+    assert_eq!(fired.len() as u64, FIRED_MAX as u64 + WATCHERS + 1);
+    for token in 0..WATCHERS {
+        let own: Vec<_> = fired.iter().filter(|one| one.token == token).collect();
+        assert!(own.windows(2).all(|pair| pair[1].event.index == pair[0].event.index.next()));
+        assert_eq!(own.iter().position(|one| one.last), Some(own.len() - 1));
+    }
+
+    // What was not handed out of earlier turns counts as well.
+    let mut fired = Vec::new();
+    store.watch(&everything, 1).expect("a watch");
+    for (owed, stays) in [(FIRED_MAX - 1, 1), (FIRED_MAX, 0)] {
+        store.set_owed(owed);
+        fired.clear();
+        store.apply(&KeyWrite { path: b"/k", ..PUT }, UnixNanos::ZERO, &mut fired).expect("a write");
+        assert_eq!((store.watcher_count(), fired.len()), (stays, 1));
+    }
+}
+
+#[test]
 fn a_directory_update_shows_a_new_index_and_stores_the_old() {
     let mut store = Store::new(&StoreOptions::default());
     apply(&mut store, KeyWrite { path: b"/d", dir: true, ..PUT }).unwrap();

@@ -8,6 +8,9 @@
 //! 2. Watchers of one path are told in the order they came.
 //! 3. A write pays nothing when nobody watches; otherwise one probe for each ancestor of its path.
 //! 4. An id is never used twice: stale ids are recognised and ignored.
+//! 5. Events that were fired and not taken yet are no more than [`FIRED_MAX`], or [`FIRED_PER_WATCHER`] for each watcher,
+//!    and one for each watcher beside: beyond it the next event of a streaming watcher is its last. It has them all up
+//!    to that one, in order.
 
 use std::rc::Rc;
 
@@ -18,6 +21,12 @@ use super::path_index::PathIndex;
 use super::slab::Slab;
 
 const NONE: u32 = u32::MAX;
+
+/// Events that may wait to be handed out, where watchers are few: one write for every connection the default allows,
+/// twice. 48 bytes each.
+pub const FIRED_MAX: usize = 1 << 17;
+/// And where they are many: so many for each watcher, as many as etcd keeps for one that is slow.
+pub const FIRED_PER_WATCHER: usize = 100;
 
 /// A parked watcher. Stays unique after the watcher is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,7 +44,7 @@ pub struct Fired {
     pub watcher: WatcherId,
     /// The event; shared with everybody else who gets it.
     pub event: Rc<Event>,
-    /// It was a one-shot watcher and is gone now.
+    /// The watcher is gone now: it was for one event, or too much was fired.
     pub last: bool,
 }
 
@@ -65,11 +74,14 @@ pub(super) struct Hub {
     watched: Slab<Watched>,
     by_path: PathIndex,
     next_generation: u64,
+    /// Events of earlier turns that were not handed out yet.
+    owed: usize,
 }
 
 impl Hub {
     pub(super) fn new(seed: u64) -> Self {
-        Self { parked: Slab::new(), watched: Slab::new(), by_path: PathIndex::new(seed), next_generation: 1 }
+        let (parked, watched) = (Slab::new(), Slab::new());
+        Self { parked, watched, by_path: PathIndex::new(seed), next_generation: 1, owed: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -79,6 +91,10 @@ impl Hub {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.parked.live() == 0
+    }
+
+    pub(super) fn set_owed(&mut self, events: usize) {
+        self.owed = events;
     }
 
     /// Parks a watcher on `path` for events with an index of at least `since`.
@@ -149,13 +165,14 @@ impl Hub {
         if !is_own_path && is_hidden(path, event.key()) {
             return;
         }
+        let fired_max = FIRED_MAX.max(self.len() * FIRED_PER_WATCHER).saturating_sub(self.owed);
         let mut at = self.watched[watched].head;
         while at != NONE {
             let parked = &self.parked[at];
             let next = parked.next;
             if (parked.recursive || is_own_path || removed) && event.index >= parked.since {
                 let watcher = WatcherId { slot: at, generation: parked.generation };
-                let last = !parked.stream;
+                let last = !parked.stream || fired.len() >= fired_max;
                 fired.push(Fired { token: parked.token, watcher, event: Rc::clone(event), last });
                 if last {
                     self.remove(at);
