@@ -421,7 +421,7 @@ fn an_answer_that_breaks_off_breaks_off_for_the_client() {
 fn bad_requests_are_refused_by_the_proxy_itself() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let fake = Fake::start(Manner::HangUp, &[]);
-    let flags = ["--ringd-request-body-max", "100", "--ringd-header-timeout", "1", "--ringd-connections-max", "3"];
+    let flags = ["--ringd-request-body-max", "100", "--ringd-header-timeout", "1", "--ringd-connections-max", "4"];
     let (home, _server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
     assert_eq!(home.ask("PUT", "/v2/keys/a", &format!("value={}", "x".repeat(200))).status, 500);
     let mut garbage = home.connect();
@@ -447,7 +447,11 @@ fn a_client_that_leaves_behind_much_input_is_noticed() {
     let fake = Fake::start(Manner::Silence, &[]);
     let flags = ["--ringd-connections-max", "1"];
     let (home, server) = proxy("proxy", scratch.path(), &format!("x={}", fake.url()), &flags);
-    let mut client = home.connect();
+    let mut client = wait_for("the place to be free", || {
+        let mut client = home.connect();
+        let answer = client.request("GET", "/v2/config/local/proxy", "").ok()?;
+        (answer.status == 200).then_some(client)
+    });
     client.send(b"GET /v2/keys/w?wait=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
     wait_for("the watch at the member", || (fake.heard().len() == 1).then_some(()));
     client.send(&b"GET /v2/keys/w HTTP/1.1\r\nHost: x\r\n\r\n".repeat(5000)).expect("sent");
@@ -455,7 +459,7 @@ fn a_client_that_leaves_behind_much_input_is_noticed() {
     wait_for("its place to be free", || {
         home.request("GET", "/v2/config/local/proxy", "").filter(|answer| answer.status == 200)
     });
-    assert!(server.stderr().contains("was let go"), "{}", server.stderr());
+    wait_for_line(&server, "was let go");
     assert_eq!(fake.heard().len(), 1);
 }
 
