@@ -435,6 +435,7 @@ fn bad_requests_are_refused_by_the_proxy_itself() {
         let clients: Vec<_> = (0..5).map(|_| home.connect()).collect();
         clients
             .into_iter()
+            .rev()
             .any(|mut client| client.receive(true).is_ok_and(|answer| answer.status == 503))
             .then_some(())
     });
