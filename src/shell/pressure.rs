@@ -20,6 +20,7 @@
 //! operator's way out.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use ringd_storage::payload::{KeyWrite, WriteMethod};
 
@@ -184,6 +185,44 @@ impl Pressure {
     }
 }
 
+/// What is counted of one buffer; it is given back with it.
+#[derive(Debug)]
+pub struct Held {
+    pressure: Rc<Pressure>,
+    counted: Cell<usize>,
+}
+
+impl Held {
+    /// For a buffer that is empty.
+    #[must_use]
+    pub fn new(pressure: &Rc<Pressure>) -> Self {
+        Self { pressure: Rc::clone(pressure), counted: Cell::new(0) }
+    }
+
+    /// The buffer holds, or is about to hold, `now` bytes. False when it must not.
+    pub fn hold(&self, now: usize) -> bool {
+        self.pressure.hold(&self.counted, now)
+    }
+
+    /// Bytes that are counted.
+    #[must_use]
+    pub const fn counted(&self) -> usize {
+        self.counted.get()
+    }
+
+    /// Moves what is counted to a successor, for the buffer goes there; this one begins anew.
+    #[must_use]
+    pub fn hand_over(&self) -> Self {
+        Self { pressure: Rc::clone(&self.pressure), counted: Cell::new(self.counted.take()) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pressure.let_go(&self.counted);
+    }
+}
+
 /// About how many bytes the answer to a write may hold of a value that the request did not bring and leaves where it is:
 /// so often that few requests can ask for any number of bytes. Other writes tell a value once, when they replace it.
 #[inline]
@@ -233,6 +272,20 @@ mod tests {
     fn the_largest_quota_does_not_overflow() {
         let pressure = pressure(u64::MAX, 1);
         assert_eq!(pressure.update(u64::MAX), None);
+    }
+
+    #[test]
+    fn what_is_held_goes_with_its_buffer() {
+        let pressure = Rc::new(pressure(1, 1 << 20));
+        let (first, other) = (Held::new(&pressure), Held::new(&pressure));
+        assert!(first.hold(700 << 10) && !other.hold(700 << 10));
+        let second = first.hand_over();
+        assert_eq!((first.counted(), second.counted(), pressure.bodies_bytes()), (0, 700 << 10, 700 << 10));
+        assert!(first.hold(100 << 10));
+        drop(second);
+        assert_eq!(pressure.bodies_bytes(), 100 << 10);
+        drop((first, other));
+        assert_eq!(pressure.bodies_bytes(), 0);
     }
 
     #[test]

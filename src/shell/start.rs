@@ -58,9 +58,9 @@ const LAGGING_BYTES_MAX: u64 = 256 << 20;
 /// A stop waits this long for connections to end; whoever is still reading then is cut off.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// The kernel takes a ring apart after its process has ended, and with it the accept that holds the old listening
-/// socket; a process that is restarted at once finds its port in use for a moment.
-const BIND_TRIES: u32 = 20;
-/// Between two tries: a second in all.
+/// socket; a process that is restarted at once finds its port in use for a moment, on a busy machine for seconds.
+const BIND_TRIES: u32 = 100;
+/// Between two tries: five seconds in all.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
 /// Connections to one listener for monitors: they are few, and clients that come to the wrong port must not be many.
 const MONITORS_MAX: usize = 256;

@@ -347,3 +347,23 @@ fn make_certificate(dir: &Path, hosts: Vec<String>) -> Result<(), String> {
     };
     write().map_err(|error: io::Error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn files_whose_rights_alone_change_are_looked_at_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("server.key");
+        std::fs::write(&key, "not for everybody").unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o000)).unwrap();
+        let settings = TlsSettings { key: Some(key.clone()), ..TlsSettings::default() };
+        let before = stamp(&settings);
+        assert_eq!(stamp(&settings), before);
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_ne!(stamp(&settings), before);
+    }
+}

@@ -625,7 +625,7 @@ def a_lock_is_waited_for(client, at):
 @check("locks")
 def a_lock_whose_holder_died_expires(client, at):
     first, second = (etcd.Lock(another(client), at[1:] + "-lock") for _ in range(2))
-    first.acquire(lock_ttl=1)
+    first.acquire(lock_ttl=3)
     equal(second.acquire(lock_ttl=LONG), True)
     equal((first.is_acquired, second.is_acquired), (False, True))
     second.release()
@@ -720,7 +720,7 @@ def a_leader_that_resigns_is_followed(client, at):
 
 @check("elections")
 def a_leader_that_died_is_followed(client, at):
-    first, second = Candidate(client, at, "first", ttl=1), Candidate(another(client), at, "second")
+    first, second = Candidate(client, at, "first", ttl=3), Candidate(another(client), at, "second")
     equal(first.run(), True)
     index = client.read(first.key).modifiedIndex
     # Renewals are events too: wait for the one that says the lease is over.

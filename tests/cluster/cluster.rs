@@ -130,6 +130,14 @@ impl Cluster {
         })
     }
 
+    /// How many snapshots a member keeps.
+    pub fn snapshots(&self, member: usize) -> usize {
+        let directory = self.nodes[member].data_dir.join("member/snap");
+        let files = std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+        let name = |file: std::io::Result<std::fs::DirEntry>| file.expect("a file").file_name();
+        files.map(name).filter(|name| name.to_string_lossy().ends_with(".snap")).count()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self, member: usize) {
         self.nodes[member].server.take().expect("it runs").kill();

@@ -83,22 +83,35 @@ fn a_paused_follower_catches_up_by_snapshot() {
     // What the leader keeps behind its snapshot for those who are slow; this one is slower.
     const KEPT: u64 = 5000;
     const INTERVAL: u64 = 500;
-    let cluster = three(&[&format!("--snapshot-count={INTERVAL}")]);
+    let mut cluster = three(&[&format!("--snapshot-count={INTERVAL}")]);
     let load = Load::start(clients(&cluster));
     load.wait_for_writes(SOME);
     let follower = (cluster.leader() + 1) % 3;
+    // It has snapshots of its own, and takes none from here on: what it installs replaces them.
+    while snapshot_indexes(&cluster.log(follower)).next().is_none() {
+        load.wait_for_writes(SOME);
+    }
+    cluster.stop(follower);
+    let initial = cluster.initial(&[follower]);
+    cluster.spawn(follower, &initial, &["--snapshot-count=100000000", "--max-snapshots=1"]);
+    cluster.wait_until_served(follower);
     cluster.signal(follower, STOP);
     // A leader keeps what members lack that it has heard of within two election timeouts.
     std::thread::sleep(Duration::from_secs(3));
     let leader = cluster.leader();
     let known = snapshot_indexes(&cluster.log(leader)).last().unwrap_or_default() + 2 * INTERVAL;
-    wait_for("what the follower lacks to be forgotten", || {
-        (snapshots_beyond(&cluster.log(leader), known + KEPT) >= 2).then_some(())
-    });
+    // Patience for each few writes, however many are needed.
+    let mut written = 0;
+    while snapshots_beyond(&cluster.log(leader), known + KEPT) < 2 {
+        load.wait_for_writes(SOME);
+        written += SOME;
+        assert!(written < 20 * KEPT, "what the follower lacks is not forgotten: {}", cluster.log(leader));
+    }
     cluster.signal(follower, CONTINUE);
     wait_for("the snapshot to be installed", || {
         cluster.log(follower).contains("read the snapshot from the leader").then_some(())
     });
+    wait_for("the snapshots before it to be removed", || (cluster.snapshots(follower) == 1).then_some(()));
     load.wait_for_writes(SOME);
     load.finish_and_check(&cluster);
 }
@@ -181,8 +194,8 @@ fn without_a_quorum_every_member_says_so_and_still_reads() {
         Some((answer.status, answer.json()["health"].as_str().expect("a word").to_owned()))
     };
     for member in 0..3 {
-        assert_eq!(health(member), Some((200, "true".to_owned())));
-        assert_eq!(metric(member, "etcd_server_has_leader"), Some(1));
+        wait_for("a member to be healthy", || (health(member) == Some((200, "true".to_owned()))).then_some(()));
+        wait_for("a member to know a leader", || (metric(member, "etcd_server_has_leader") == Some(1)).then_some(()));
     }
     let pairs = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
     pairs.iter().for_each(|&(from, to)| cluster.net.cut(from, to));
@@ -392,6 +405,8 @@ fn a_member_that_lost_its_disk_does_not_found_the_cluster_again() {
     cluster.request(lost, "PUT", "/v2/keys/a", "value=1").expect("an answer");
     cluster.kill(lost);
     std::fs::remove_dir_all(&cluster.nodes[lost].data_dir).expect("a data directory");
+    // The others can tell of the cluster once they have a leader.
+    cluster.leader();
     cluster.spawn(lost, &initial, &[]);
     let mut server = cluster.nodes[lost].server.take().expect("it runs");
     let status = server.wait(PATIENCE);
@@ -475,16 +490,15 @@ fn members_of_another_cluster_are_refused_and_both_say_so() {
 #[test]
 fn writes_go_anywhere_and_every_member_tells_the_same_of_the_cluster() {
     let cluster = three(&[]);
-    let leader = cluster.leader();
     for member in 0..3 {
         let written = cluster.request(member, "PUT", &format!("/v2/keys/{member}"), "value=1").expect("an answer");
         assert_eq!(written.status, 201);
         assert!(written.header("x-raft-index").is_some() && written.header("x-raft-term").is_some());
         let read = cluster.request(member, "GET", &format!("/v2/keys/{member}"), "").expect("an answer");
         assert_eq!(read.status, 200, "a member reads what it has acknowledged");
-        assert_eq!(cluster.request(member, "GET", "/health", "").expect("an answer").status, 200);
-        let stats = cluster.request(member, "GET", "/v2/stats/leader", "").expect("an answer");
-        assert_eq!(stats.status, if member == leader { 200 } else { 403 });
+        wait_for("a member to be healthy", || {
+            (cluster.request(member, "GET", "/health", "").expect("an answer").status == 200).then_some(())
+        });
     }
     let all = |path: &str| -> Vec<Vec<u8>> {
         (0..3).map(|member| cluster.request(member, "GET", path, "").expect("an answer").body).collect()
@@ -492,10 +506,20 @@ fn writes_go_anywhere_and_every_member_tells_the_same_of_the_cluster() {
     for path in ["/v2/members", "/v2/members/leader", "/v2/machines", "/version"] {
         wait_for(path, || all(path).windows(2).all(|pair| pair[0] == pair[1]).then_some(()));
     }
-    let stats = cluster.request(leader, "GET", "/v2/stats/leader", "").expect("an answer").json();
-    let followers = stats["followers"].as_object().expect("followers");
-    assert_eq!(followers.len(), 2);
-    assert!(followers.values().all(|follower| follower["counts"]["success"].as_u64() > Some(0)), "{stats}");
+    // On a busy machine another may lead by now, or soon.
+    let leader = wait_for("the leader, and nobody else, to tell of two followers", || {
+        let leader = cluster.leader();
+        let stats = |member| cluster.request(member, "GET", "/v2/stats/leader", "").expect("an answer");
+        let told = stats(leader);
+        let others = [(leader + 1) % 3, (leader + 2) % 3];
+        if told.status != 200 || others.into_iter().any(|member| stats(member).status != 403) {
+            return None;
+        }
+        let told = told.json();
+        let followers = told["followers"].as_object().expect("followers");
+        assert_eq!(followers.len(), 2);
+        followers.values().all(|follower| follower["counts"]["success"].as_u64() > Some(0)).then_some(leader)
+    });
     let told = |member: usize| cluster.request(member, "GET", "/v2/stats/self", "").expect("an answer").json();
     assert!(told(leader)["sendAppendRequestCnt"].as_u64() > Some(0));
     assert!(told((leader + 1) % 3)["recvAppendRequestCnt"].as_u64() > Some(0));
@@ -530,22 +554,26 @@ fn the_script_starts_three_members_and_stops_them() {
 #[test]
 fn a_leader_whose_disk_stalls_hands_over_and_the_cluster_goes_on() {
     // Longer than the test looks, and far beyond what an election would wait for.
-    const STALL: Duration = Duration::from_secs(20);
+    const STALL: Duration = Duration::from_secs(30);
+    // Of the others: m0, whose disk is slow, starts first and campaigns long before them.
+    const LATER: &str = "--election-timeout=3000";
     let machine = match disk::Machine::new() {
         Ok(machine) => machine,
         Err(why) => return support::skip("a_leader_whose_disk_stalls_hands_over_and_the_cluster_goes_on", &why),
     };
     let mut cluster = Cluster::new(3, &[]);
     cluster.nodes[0].data_dir = machine.mount.join("m0");
-    cluster.found(&[0, 1, 2]);
-    // Who leads is a matter of chance, so the cluster is started again until m0 does.
+    let initial = cluster.initial(&[0, 1, 2]);
+    // Who leads remains a matter of chance, so the cluster is started again until m0 does.
     for tries in 0.. {
+        assert!(tries < 30, "m0 was never elected");
+        cluster.spawn(0, &initial, &[]);
+        wait_for("m0 to be there", || cluster.request(0, "GET", "/version", ""));
+        [1, 2].into_iter().for_each(|member| cluster.spawn(member, &initial, &[LATER]));
         if cluster.leader() == 0 {
             break;
         }
-        assert!(tries < 30, "m0 was never elected");
         (0..3).for_each(|member| cluster.kill(member));
-        (0..3).for_each(|member| cluster.restart(member));
     }
     cluster.running().into_iter().for_each(|member| cluster.wait_until_served(member));
     let write = |number: u64| {

@@ -51,10 +51,7 @@ fn ringd(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> Ran {
 }
 
 fn etcd_is_there(test: &str) -> bool {
-    let is_there = Command::new("etcd")
-        .arg("--version")
-        .output()
-        .is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains("etcd Version: 3.4"));
+    let is_there = support::etcd_program().is_some();
     if !is_there {
         skip(test, "there is no etcd 3.4 on PATH");
     }

@@ -83,6 +83,14 @@ impl Case {
         self.content["needs"].as_array().into_iter().flatten().filter_map(Value::as_str)
     }
 
+    /// Whether it waits for a moment, or compares what time is left: then a slow machine may fail it.
+    pub fn is_timed(&self) -> bool {
+        const WORDS: [&str; 5] =
+            [r#""do":"start""#, r#""do":"ctl_start""#, r#""do":"sleep""#, r#""interrupt_after":"#, "ttl"];
+        let steps = self.content["steps"].to_string();
+        WORDS.iter().any(|word| steps.contains(word))
+    }
+
     /// The server the case has to run on; the error names a need that is unknown.
     pub fn profile(&self) -> Result<Profile, String> {
         self.needs().try_fold(Profile::Plain, |profile, need| match need {
@@ -177,6 +185,13 @@ fn the_readme_lists_what_waits() {
     let readme = fs::read_to_string(home().join("README.md")).expect("README.md is part of the project");
     let found: Vec<&str> = readme.lines().filter(|l| l.starts_with("| `v2_")).collect();
     assert_eq!(found, wanted, "the table in tests/conformance/README.md must be:\n{}\n", wanted.join("\n"));
+}
+
+#[test]
+fn few_cases_depend_on_the_time() {
+    let cases = all_cases();
+    let timed = cases.iter().filter(|case| case.is_timed()).count();
+    assert!(timed > 0 && timed < cases.len() / 3, "{timed} of {}", cases.len());
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub struct Target {
     pub ctl: PathBuf,
     /// How many members `GET /v2/members` shows; `None` when it cannot be read.
     pub members: Option<usize>,
+    /// Whether it goes on answering whatever the cases do.
+    pub answers: bool,
 }
 
 /// One case in progress.

@@ -17,6 +17,9 @@ use crate::matching::Mismatch;
 
 /// How often a running process is asked whether it has ended.
 const POLL: Duration = Duration::from_millis(2);
+/// Time limits of the client, which by itself has little patience with a server on a busy machine. Not for cases that
+/// give one of their own, or that meet the limits because they have made their server unable to answer.
+const PATIENT: [&str; 4] = ["--timeout", "30s", "--total-timeout", "60s"];
 
 /// A client process that has been started.
 pub struct Running {
@@ -34,7 +37,7 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-/// The arguments of a step: with `raw` as they stand, otherwise with the endpoint of the server under test.
+/// The arguments of a step: with `raw` as they stand, otherwise patiently, with the endpoint of the server under test.
 ///
 /// A server whose member list cannot be read, or a cluster whose members may lag behind each other, is used
 /// without the sync: every command then stays on the given endpoint.
@@ -45,6 +48,9 @@ pub fn arguments(ctx: &Context, argv: &[String], raw: bool) -> Vec<String> {
     }
     let sync = ctx.target.members == Some(1) || argv.iter().any(|a| a == "--no-sync");
     let mut all = if sync { Vec::new() } else { vec!["--no-sync".to_owned()] };
+    if ctx.target.answers && !argv.iter().any(|a| a.contains("timeout")) {
+        all.extend(PATIENT.map(str::to_owned));
+    }
     all.extend(["--endpoints".to_owned(), ctx.target.base_url.clone()]);
     all.extend(own);
     all

@@ -29,6 +29,10 @@ use server::{Profile, Programs, Servers};
 /// Servers that share the cases of one group; most cases wait (for disks, TTLs, watches) rather than work.
 const SERVERS: usize = 4;
 
+/// How often a case that depends on the time is run at most: a machine that was busy elsewhere fails it by chance, a
+/// defect fails it each time.
+const RUNS_MAX: usize = 3;
+
 /// Members of a cluster.
 const MEMBERS: usize = 3;
 
@@ -169,6 +173,34 @@ fn run_jobs(
     });
 }
 
+/// Why a case failed, with its report.
+enum Failure {
+    /// No server started.
+    NoServer(String),
+    /// The server ended.
+    Server(String),
+    /// A step was not as it should be.
+    Case(String),
+}
+
+/// Runs a case once, on the running servers or on new ones; leaves those that the next run may use.
+fn run_once(
+    programs: &Programs,
+    (profile, member): (Profile, usize),
+    servers: &mut Option<Servers>,
+    case: &Case,
+) -> Result<(), Failure> {
+    let mut running =
+        servers.take().map_or_else(|| Servers::start(programs, profile, member), Ok).map_err(Failure::NoServer)?;
+    let outcome = steps::run_case(&running.target, &case.content);
+    match running.ended() {
+        Some(why) => return Err(Failure::Server(format!("{}\n  {why}", outcome.err().unwrap_or_default()))),
+        None if profile == Profile::Disposable => drop(running),
+        None => *servers = Some(running),
+    }
+    outcome.map_err(Failure::Case)
+}
+
 fn run_worker(
     programs: &Programs,
     (profile, member): (Profile, usize),
@@ -180,22 +212,20 @@ fn run_worker(
     let mut servers: Option<Servers> = None;
     while let Some((position, case)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
         let started = Instant::now();
-        let outcome = match servers.take().map_or_else(|| Servers::start(programs, profile, member), Ok) {
-            Ok(mut running) => {
-                let mut outcome = steps::run_case(&running.target, &case.content);
-                match running.ended() {
-                    Some(why) => outcome = Err(format!("{}\n  {why}", outcome.err().unwrap_or_default())),
-                    None if profile == Profile::Disposable => drop(running),
-                    None => servers = Some(running),
+        let mut runs = 1;
+        let outcome = loop {
+            match run_once(programs, (profile, member), &mut servers, case) {
+                Err(Failure::Case(report)) if case.is_timed() && runs < RUNS_MAX => {
+                    say(&format!("{} failed in run {runs} of {RUNS_MAX} and runs again\n{report}", case.name));
+                    runs += 1;
                 }
-                outcome
-            }
-            Err(why) => {
-                // A server that does not start will not start for the next case either: give the rest up.
-                next.store(jobs.len(), Ordering::Relaxed);
-                Err(why)
+                outcome => break outcome,
             }
         };
+        if matches!(outcome, Err(Failure::NoServer(_))) {
+            // A server that does not start will not start for the next case either: give the rest up.
+            next.store(jobs.len(), Ordering::Relaxed);
+        }
         if verbose {
             let word = if outcome.is_ok() { "ok  " } else { "FAIL" };
             say(&format!("{word} {} ({:.1} s)", case.name, started.elapsed().as_secs_f64()));
@@ -203,7 +233,9 @@ fn run_worker(
         let mut tally = tally.lock().expect("no panic while holding it");
         match outcome {
             Ok(()) => tally.passed += 1,
-            Err(report) => drop(tally.failures.insert(*position, format!("FAIL {}\n{report}", case.name))),
+            Err(Failure::NoServer(why) | Failure::Server(why) | Failure::Case(why)) => {
+                drop(tally.failures.insert(*position, format!("FAIL {}\n{why}", case.name)));
+            }
         }
     }
 }

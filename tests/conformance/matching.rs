@@ -281,6 +281,7 @@ mod tests {
             data_dir: "/d".into(),
             ctl: "ctl".into(),
             members: None,
+            answers: true,
         };
         let vars = HashMap::from([("n".to_owned(), "7".to_owned())]);
         Context { target, prefix: "cKx".into(), base: 100, vars, round: None, tmp: "/t".into() }

@@ -87,6 +87,7 @@ impl Servers {
             data_dir: dir.path().join(format!("data{aim}")),
             ctl: programs.ctl.clone(),
             members: None,
+            answers: profile != Profile::Disposable,
         };
         let mut servers = Servers { target, processes: Vec::new(), logs: Vec::new(), dir };
         for i in 0..members {

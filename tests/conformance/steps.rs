@@ -18,8 +18,10 @@ use crate::matching::{Mismatch, Verdict, check, differ, short};
 
 /// Waiting time of an ordinary request.
 const REQUEST_TIMEOUT: f64 = 15.0;
+/// The longest until the headers of a request that waits: it is given no longer than they take.
+const START_SETTLE: f64 = 15.0;
 /// Waiting time of an ordinary command.
-const COMMAND_TIMEOUT: f64 = 20.0;
+const COMMAND_TIMEOUT: f64 = 70.0;
 /// How long a command in the background is given to reach its waiting state.
 const COMMAND_SETTLE: f64 = 0.6;
 
@@ -106,7 +108,7 @@ impl Run {
                 self.judge_answer(step, &answer)
             }
             "start" => {
-                let settle = seconds(step, "settle", 1.0);
+                let settle = seconds(step, "settle", START_SETTLE);
                 let watch = Watch::start(&self.ctx.target.host_port, request(&self.ctx, step), settle)
                     .map_err(|e| Mismatch(format!("request failed: {e}")))?;
                 self.background.insert(text(step, "as").to_owned(), Background::Request(watch));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::support::{Client, Site, skip};
+use super::support::{Client, PATIENCE, Server, Site, skip, wait_for};
 
 fn put(site: &Site, count: u32) {
     let mut client = Client::open(site.client_port).expect("connect");
@@ -143,23 +143,20 @@ fn the_rings_run_their_task_work_cooperatively() {
         let mut traced = Command::new("strace");
         traced.arg("-f").arg("-o").arg(trace.path()).args(["-e", "trace=io_uring_setup"]);
         traced.arg(ringd.get_program()).args(ringd.get_args());
-        // The process group is ended below by the id of what strace started, which strace's log names.
-        let mut running = traced.spawn().expect("strace runs");
-        let rings = loop {
-            std::thread::sleep(Duration::from_millis(20));
-            let text = std::fs::read_to_string(trace.path()).expect("the trace");
-            let rings: Vec<String> =
-                text.lines().filter(|line| line.contains("io_uring_setup(")).map(str::to_owned).collect();
-            if rings.len() >= 3 || running.try_wait().expect("a child").is_some() {
-                break rings;
-            }
-        };
-        if let Some(pid) = rings.first().and_then(|line| line.split_whitespace().next()?.parse().ok()) {
+        let mut running = Server::spawn(traced);
+        // Before it serves it has set up all its rings, and strace has written each down before the call returned.
+        wait_for("it to serve", || {
+            (running.has_ended() || running.stderr().contains("ready to serve client requests")).then_some(())
+        });
+        let text = std::fs::read_to_string(trace.path()).expect("the trace");
+        let rings: Vec<&str> =
+            text.lines().filter(|line| line.contains("io_uring_setup") && line.contains(") = ")).collect();
+        // First what strace started, which its log names: without strace it would go on.
+        if let Some(pid) = text.split_whitespace().next().and_then(|word| word.parse().ok()) {
             let pid = rustix::process::Pid::from_raw(pid).expect("a process id");
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
-        let _ = running.kill();
-        let _ = running.wait();
+        running.wait(PATIENCE);
         if rings.is_empty() {
             return skip("the_rings_run_their_task_work_cooperatively", "tracing is not permitted");
         }

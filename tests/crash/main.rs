@@ -156,6 +156,9 @@ fn a_stop_finishes_the_writes_it_has_taken() {
     let mut client = Client::open(port).expect("connect");
     for (writer, known) in known.iter().enumerate() {
         let answer = client.request("GET", &format!("/v2/keys/crash/w{writer}"), "").expect("read");
+        if known.acknowledged == 0 && answer.status == 404 {
+            continue; // its first write was not answered before the stop
+        }
         let value: u64 = answer.json()["node"]["value"].as_str().expect("a value").parse().expect("a number");
         assert!((known.acknowledged..=known.attempted).contains(&value));
     }

@@ -116,7 +116,7 @@ fn three_members_meet_at_an_etcd() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     match Service::etcd(scratch.path()) {
         Some(service) => a_cluster_is_found_by(&service, scratch.path()),
-        None => skip("discovery at an etcd", "there is no etcd in PATH"),
+        None => skip("discovery at an etcd", "there is no etcd 3.4 in PATH"),
     }
 }
 
@@ -124,7 +124,7 @@ fn three_members_meet_at_an_etcd() {
 fn two_etcds_meet_at_a_ringd() {
     let scratch = tempfile::tempdir().expect("a scratch directory");
     let Some(program) = etcd_program() else {
-        skip("etcds that meet at a ringd", "there is no etcd in PATH");
+        skip("etcds that meet at a ringd", "there is no etcd 3.4 in PATH");
         return;
     };
     let service = Service::ringd(scratch.path());

@@ -28,7 +28,7 @@ fn descriptors(server: &Server) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("a process").count()
 }
 
-fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
@@ -158,6 +158,26 @@ fn one_write_reaches_every_watcher_and_those_that_left_are_forgotten() {
 }
 
 #[test]
+fn a_client_that_sends_much_behind_its_watch_and_leaves_is_forgotten() {
+    let site = Site::new();
+    let _server = site.start();
+    let mut other = Client::open(site.client_port).expect("connect");
+    let mut watchers = |count: &str| {
+        let metrics = other.request("GET", "/metrics", "").expect("the metrics");
+        String::from_utf8_lossy(&metrics.body)
+            .lines()
+            .any(|line| line == format!("etcd_debugging_store_watchers {count}"))
+    };
+    let mut watcher = watch(site.client_port, "/never?wait=true");
+    assert!(watchers("1"));
+    let request = "GET /v2/keys/x HTTP/1.1\r\nHost: x\r\n\r\n";
+    // It may be over before all of this was sent.
+    let _ = watcher.write_all(request.repeat((256 << 10) / request.len()).as_bytes());
+    drop(watcher);
+    wait_until("it is forgotten", || watchers("0"));
+}
+
+#[test]
 fn a_head_or_a_body_that_does_not_end_gets_408() {
     let site = site(&["--ringd-header-timeout", "1", "--ringd-body-timeout", "1"]);
     let _server = site.start();
@@ -179,7 +199,8 @@ fn a_head_or_a_body_that_does_not_end_gets_408() {
 
 #[test]
 fn silent_connections_are_closed_and_watching_ones_are_not() {
-    let site = site(&["--ringd-idle-timeout", "1", "--ringd-header-timeout", "1"]);
+    // Long enough for the one that is used to be used in time.
+    let site = site(&["--ringd-idle-timeout", "3", "--ringd-header-timeout", "3"]);
     let _server = site.start();
     let mut watcher = watch(site.client_port, "/w?wait=true");
     let mut used = Client::open(site.client_port).expect("connect");

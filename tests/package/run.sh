@@ -50,6 +50,11 @@ inside() {
     chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
 }
 
+# The client as packed, with time limits for a busy machine.
+ctl() {
+    inside ringctl --timeout 60s --total-timeout 120s "$@"
+}
+
 fail() {
     echo "package test: $*" >&2
     [ ! -e "$root/tmp/ringd.log" ] || tail -n 50 "$root/tmp/ringd.log" >&2
@@ -113,9 +118,9 @@ if inside sh -c 'command -v systemd-analyze' >/dev/null; then
 fi
 
 start
-expect "value" inside ringctl set /kept value
-expect "value" inside ringctl get /kept
-inside ringctl cluster-health | grep -q 'cluster is healthy' || fail "not healthy"
+expect "value" ctl set /kept value
+expect "value" ctl get /kept
+ctl cluster-health | grep -q 'cluster is healthy' || fail "not healthy"
 stop
 inside ringwal stat $data/default.etcd >/dev/null || fail "ringwal stat failed"
 
@@ -123,7 +128,7 @@ echo '# a setting of the administrator' >>"$root/etc/ringd/ringd.conf"
 install_deb
 grep -q 'of the administrator' "$root/etc/ringd/ringd.conf" || fail "the upgrade lost the settings"
 start
-expect "value" inside ringctl get /kept
+expect "value" ctl get /kept
 stop
 
 inside dpkg --remove ringd
@@ -137,7 +142,7 @@ inside dpkg --purge ringd
 
 install_deb
 start
-expect "value" inside ringctl get /kept
+expect "value" ctl get /kept
 stop
 inside env RINGD_PURGE_DATA=yes dpkg --purge ringd
 [ ! -e "$root$data" ] || fail "the confirmed purge left the data"
@@ -161,7 +166,7 @@ done
 ! grep -q ringsim <<<"$packed" || fail "the simulator is packed"
 expect "/etc/ringd/ringd.conf" run_rpm -q --configfiles ringd
 start
-expect "value" inside ringctl set /kept value
+expect "value" ctl set /kept value
 inside ringbench put --target http://127.0.0.1:2379 --clients 4 --duration 1s >/dev/null || fail "ringbench failed"
 stop
 inside ringwal stat $data/default.etcd >/dev/null || fail "ringwal stat failed"
@@ -169,7 +174,7 @@ echo '# a setting of the administrator' >>"$root/etc/ringd/ringd.conf"
 run_rpm -U --force-debian --nodeps --force "$rpm"
 grep -q 'of the administrator' "$root/etc/ringd/ringd.conf" || fail "the upgrade lost the settings"
 start
-expect "value" inside ringctl get /kept
+expect "value" ctl get /kept
 stop
 run_rpm -e --nodeps ringd
 [ ! -e "$root/usr/bin/ringd" ] || fail "the removal left the program"

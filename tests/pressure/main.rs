@@ -20,7 +20,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use flood::metric;
-use support::{Answer, Client, Server, Site};
+use support::{Answer, Client, Server, Site, wait_for};
 
 /// The longest the server may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -94,8 +94,9 @@ fn beyond_the_quota_only_what_adds_is_refused_until_there_is_room_again() {
     assert_eq!(client.request("DELETE", "/v2/keys/q/4", "").expect("an answer").status, 200);
     assert_eq!(put(&mut client, "/q/new", "value=1").status, 201);
     assert_eq!((status(&mut client, "/health"), metric(&metrics(&mut client), "ringd_alarm_nospace")), (200, 0.0));
-    let log = server.stderr();
-    assert_eq!((log.matches("alarm NOSPACE:").count(), log.matches("alarm NOSPACE is over").count()), (1, 1), "{log}");
+    let over = "alarm NOSPACE is over";
+    let log = wait_for(over, || Some(server.stderr()).filter(|log| log.contains(over)));
+    assert_eq!((log.matches("alarm NOSPACE:").count(), log.matches(over).count()), (1, 1), "{log}");
 }
 
 #[test]
@@ -168,6 +169,25 @@ fn bodies_that_are_gathered_share_a_ceiling() {
     assert_eq!(status(&mut first, "/v2/keys/small"), 200);
     let text = metrics(&mut small);
     assert_eq!((metric(&text, "ringd_bodies_bytes"), metric(&text, "ringd_bodies_refused_total")), (0.0, 1.0));
+}
+
+#[test]
+fn the_body_of_a_watch_is_not_counted_while_it_waits() {
+    let site = site(&["--ringd-bodies-bytes", "1000000"]);
+    let _server = site.start();
+    let mut watcher = Client::open(site.client_port).expect("connect");
+    let body = "x".repeat(700_000);
+    let watch = format!("GET /v2/keys/w?wait=true HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n{body}");
+    watcher.send(watch.as_bytes()).expect("send");
+    let mut other = Client::open(site.client_port).expect("connect");
+    let begun = Instant::now();
+    while metric(&metrics(&mut other), "etcd_debugging_store_watchers") < 1.0 {
+        assert!(begun.elapsed() < PATIENCE, "the watch never begins");
+    }
+    assert_eq!(metric(&metrics(&mut other), "ringd_bodies_bytes"), 0.0);
+    assert_eq!(put(&mut other, "/other", &format!("value={body}")).status, 201);
+    assert_eq!(put(&mut other, "/w", "value=1").status, 201);
+    assert_eq!(watcher.receive(false).expect("the event").status, 200);
 }
 
 #[test]

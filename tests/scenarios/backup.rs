@@ -63,7 +63,11 @@ fn a_backup_under_load_holds_everything_answered_before_it() {
             }
         });
         for (round, least) in [50, 700, 1400].into_iter().enumerate() {
-            crate::wait_until("enough was written", || answered.load(Ordering::Acquire) >= least);
+            // Patience for each write, however many are needed.
+            while answered.load(Ordering::Acquire) < least {
+                let sofar = answered.load(Ordering::Acquire);
+                crate::wait_until("more was written", || answered.load(Ordering::Acquire) > sofar);
+            }
             let before = answered.load(Ordering::Acquire);
             let target = targets.path().join(round.to_string());
             let done = backup(&[], &site.data_dir, &target);

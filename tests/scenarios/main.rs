@@ -37,7 +37,10 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
 
+/// The client itself, for tests that start it without an environment of their own.
 static RINGCTL: LazyLock<PathBuf> = LazyLock::new(|| support::tool("ringctl"));
+/// The client with time limits for a busy machine; it finds the client itself in `RINGCTL_PROGRAM`.
+const PATIENT_RINGCTL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/patient-ringctl.sh");
 
 fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let begun = Instant::now();
@@ -75,14 +78,15 @@ impl Stage {
 
     fn prepare(&self, program: &OsStr, args: &[&str], env: &[(&str, &str)]) -> Command {
         let mut command = Command::new(program);
-        command.args(args).env("RINGCTL", &*RINGCTL).env("ETCDCTL_ENDPOINTS", self.endpoint());
+        command.args(args).env("RINGCTL", PATIENT_RINGCTL).env("RINGCTL_PROGRAM", &*RINGCTL);
+        command.env("ETCDCTL_ENDPOINTS", self.endpoint());
         command.env_remove("ETCDCTL_API").envs(env.iter().copied()).current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
 
     /// Runs the client to its end and answers what it printed.
     fn ctl(&self, args: &[&str]) -> Output {
-        self.prepare(RINGCTL.as_os_str(), args, &[]).output().expect("ringctl runs")
+        self.prepare(OsStr::new(PATIENT_RINGCTL), args, &[]).output().expect("ringctl runs")
     }
 
     /// Starts a script of this folder; its standard output goes to the file `out`, its errors to the test's own.

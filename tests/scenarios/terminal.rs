@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
-use crate::{RINGCTL, Stage, has};
+use crate::{PATIENT_RINGCTL, Stage, has};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -12,7 +12,7 @@ fn text(bytes: &[u8]) -> String {
 /// Runs the client with a terminal for all its streams and answers everything that came there.
 fn at_terminal(stage: &Stage, arguments: &str, env: &[(&str, &str)]) -> String {
     // `script` gives its command a terminal of its own, whose size a real one would have.
-    let line = format!("stty cols 80 rows 24; exec {} {arguments}", RINGCTL.display());
+    let line = format!("stty cols 80 rows 24; exec {} {arguments}", PATIENT_RINGCTL);
     let mut command = stage.prepare("script".as_ref(), &["-qec", &line, "/dev/null"], &[("TERM", "xterm")]);
     let output = command.env_remove("NO_COLOR").envs(env.iter().copied()).output().expect("script runs");
     text(&output.stdout)
@@ -59,13 +59,13 @@ fn colour_bars_and_hints_are_for_people() {
 #[test]
 fn a_password_that_is_typed_is_not_shown() {
     let stage = Stage::new();
-    let line = format!("printf 'secret\\n' | {} user add alice", RINGCTL.display());
+    let line = format!("printf 'secret\\n' | {} user add alice", PATIENT_RINGCTL);
     let added = stage.prepare("sh".as_ref(), &["-c", &line], &[]).output().expect("sh runs");
     assert_eq!(text(&added.stdout), "New password: \nUser alice created\n");
     if !has("script", "a_password_that_is_typed_is_not_shown") {
         return;
     }
-    let line = format!("{} user passwd alice", RINGCTL.display());
+    let line = format!("{} user passwd alice", PATIENT_RINGCTL);
     let mut command = stage.prepare("script".as_ref(), &["-qec", &line, "/dev/null"], &[]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script runs");
     let (mut shown, mut out) = (Vec::new(), child.stdout.take().expect("piped"));
@@ -162,7 +162,7 @@ fn shells_accept_their_completions() {
         assert!(checked.status.success(), "{shell}: {}", text(&checked.stderr));
     }
     assert_eq!(stage.ctl(&["completion", "csh"]).status.code(), Some(1));
-    let refused = stage.prepare(RINGCTL.as_os_str(), &["get", "/a"], &[]).env("ETCDCTL_API", "3").output();
+    let refused = stage.prepare(PATIENT_RINGCTL.as_ref(), &["get", "/a"], &[]).env("ETCDCTL_API", "3").output();
     let refused = refused.expect("ringctl runs");
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("ETCDCTL_API=3 is not available"), "{}", text(&refused.stderr));

@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::cluster::Cluster;
-use crate::{RINGCTL, Stage, has};
+use crate::{PATIENT_RINGCTL, RINGCTL, Stage, has, read};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -61,8 +63,12 @@ fn a_member_that_is_dead_is_shown_as_such() {
     let dead = (leader + 1) % 3;
     cluster.nodes[dead].server.take().expect("it runs").kill();
     let top = |arguments: &[&str]| {
-        let mut command = Command::new(&*RINGCTL);
-        command.env_remove("ETCDCTL_API").args(["--endpoints", &endpoints.join(","), "top", "--once"]).args(arguments);
+        let mut command = Command::new(PATIENT_RINGCTL);
+        command
+            .env("RINGCTL_PROGRAM", &*RINGCTL)
+            .env_remove("ETCDCTL_API")
+            .args(["--endpoints", &endpoints.join(","), "top", "--once"])
+            .args(arguments);
         command.output().expect("ringctl runs")
     };
     let told = json(&top(&["--json"]));
@@ -84,8 +90,9 @@ fn a_member_that_is_dead_is_shown_as_such() {
 const ALTERNATE_BEGINS: &str = "\x1b[?1049h";
 const ALTERNATE_ENDS: &str = "\x1b[?1049l";
 
-/// Runs a shell line at a terminal; once the view is drawn, types `keys`. Everything that came to the terminal.
-fn at_terminal(stage: &Stage, line: &str, keys: &str) -> String {
+/// Runs a shell line at a terminal; once the view is drawn, types `keys`, or without any sends SIGTERM to the process
+/// whose id the line has left in `top.pid`. Everything that came to the terminal.
+fn at_terminal(stage: &Stage, line: &str, keys: Option<&str>) -> String {
     // What is blank is not drawn, so only single words can be looked for.
     let line = format!("stty cols 120 rows 30; {line}; stty -a; echo the end");
     let mut command = stage.prepare("script".as_ref(), &["-qec", &line, "/dev/null"], &[("TERM", "xterm")]);
@@ -99,6 +106,11 @@ fn at_terminal(stage: &Stage, line: &str, keys: &str) -> String {
         }
         if !typed && text(&shown).contains("hottest") {
             typed = true;
+            let Some(keys) = keys else {
+                let id = read(&stage.path("top.pid")).trim().parse().expect("a process id");
+                kill_process(Pid::from_raw(id).expect("a process id"), Signal::TERM).expect("it runs");
+                continue;
+            };
             child.stdin.as_mut().expect("piped").write_all(keys.as_bytes()).expect("a pipe");
         }
     }
@@ -112,13 +124,8 @@ fn the_terminal_is_given_back_after_a_key_and_after_a_signal() {
         return;
     }
     let stage = Stage::new();
-    let top = format!("{} top", RINGCTL.display());
-    let patient = format!("timeout --foreground --signal KILL 60 {top}");
-    for (line, keys) in [
-        (patient.clone(), "q"),
-        (patient, "\x1b[B\x1b[A\x03"),
-        (format!("timeout --foreground --signal TERM 3 {top}"), ""),
-    ] {
+    let line = format!("timeout --foreground --signal KILL 60 sh -c 'echo $$ >top.pid; exec {PATIENT_RINGCTL} top'");
+    for keys in [Some("q"), Some("\x1b[B\x1b[A\x03"), None] {
         let shown = at_terminal(&stage, &line, keys);
         let (_, rest) = shown.split_once(ALTERNATE_BEGINS).unwrap_or_else(|| panic!("{line}: {shown:?}"));
         let (view, after) = rest.split_once(ALTERNATE_ENDS).unwrap_or_else(|| panic!("{line}: {shown:?}"));

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use crate::support::{Server, Site, free_port};
+use crate::support::{Server, Site, free_port, wait_for};
 
 /// The longest that anything may take which must happen at all.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ fn it_is_ready_when_it_serves_and_says_that_it_lives_and_that_it_stops() {
     let site = Site::new();
     let (mut server, socket, _dir) = supervised(&site, true);
     let before = until(&socket, "READY=1");
-    assert!(server.stderr().contains("ready to serve client requests"), "{}", server.stderr());
+    wait_for("the line that says so", || server.stderr().contains("ready to serve client requests").then_some(()));
     assert!(before.iter().any(|message| message.contains("EXTEND_TIMEOUT_USEC=")), "{before:?}");
     for _ in 0..2 {
         until(&socket, "WATCHDOG=1");

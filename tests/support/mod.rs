@@ -69,6 +69,14 @@ pub fn skip(test: &str, why: &str) {
     let _ = writeln!(io::stderr(), "skipped {test}: {why}");
 }
 
+/// A real etcd, where one is installed that speaks v2 with the words of the one that tests were written from.
+pub fn etcd_program() -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH")?;
+    let etcd = std::env::split_paths(&paths).map(|dir| dir.join("etcd")).find(|file| file.is_file())?;
+    let version = Command::new(&etcd).arg("--version").output().ok()?.stdout;
+    String::from_utf8_lossy(&version).contains("etcd Version: 3.4.").then_some(etcd)
+}
+
 /// A program of another package of the workspace, which cargo does not build for a test: built here, with the profile
 /// of this one. Answers where it is.
 pub fn tool(package: &str) -> PathBuf {

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::{Answer, Client, Server, free_port};
-pub use crate::support::{PATIENCE, wait_for};
+pub use crate::support::{PATIENCE, etcd_program, wait_for};
 
 /// Where a process lives.
 pub struct Home {
@@ -88,10 +88,4 @@ impl Home {
     pub fn connect(&self) -> Client {
         Client::open(self.client).expect("a connection")
     }
-}
-
-/// A real etcd, where it is installed.
-pub fn etcd_program() -> Option<PathBuf> {
-    let paths = std::env::var_os("PATH")?;
-    std::env::split_paths(&paths).map(|dir| dir.join("etcd")).find(|file| file.is_file())
 }

@@ -143,10 +143,9 @@ fn whoever_has_no_good_certificate_is_refused_in_etcds_words() {
 
 #[test]
 fn the_words_are_those_of_a_real_etcd() {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&path).map(|dir| dir.join("etcd")).find(|file| file.is_file()) {
+    match support::etcd_program() {
         Some(etcd) => the_table_holds_for(Some(&etcd)),
-        None => support::skip("the_words_are_those_of_a_real_etcd", "etcd is not on PATH"),
+        None => support::skip("the_words_are_those_of_a_real_etcd", "there is no etcd 3.4 on PATH"),
     }
 }
 

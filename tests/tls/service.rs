@@ -53,6 +53,8 @@ fn ringctl(flags: &[String], command: &[&str]) -> Output {
     for name in std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("ETCDCTL_")) {
         program.env_remove(name);
     }
+    // By itself it has little patience with a server on a busy machine.
+    program.args(["--timeout", "60s", "--total-timeout", "120s"]);
     program.args(flags).args(command).output().expect("ringctl runs")
 }
 

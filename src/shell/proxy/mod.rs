@@ -6,7 +6,8 @@
 //! Invariants:
 //! 1. The file names the peer URLs of the last list that a member gave; a restart begins with them, whatever the flags say.
 //! 2. Connections are bounded by `--ringd-connections-max`, idle ones to members by [`upstream::IDLE_MAX`] per member, and
-//!    what is buffered for a client by one read of the member's.
+//!    what is buffered for a client by one read of the member's. Large bodies are bounded over all clients, as a
+//!    member's are (`pressure.rs`), and are held once.
 //! 3. No borrow is held across an await.
 
 mod serve;
@@ -26,6 +27,7 @@ use glommio::timer::Timer;
 use super::clock::{self, DateHeader};
 use super::cors::CorsLayer;
 use super::listener::Spoken;
+use super::pressure::Pressure;
 use super::start::{StartError, open_all, random_u64, spoken_at};
 use super::tls::Stream;
 use super::tls_files::{self, Side};
@@ -60,6 +62,7 @@ struct Proxy {
     limits: Limits,
     timeouts: Timeouts,
     connections_max: usize,
+    pressure: Rc<Pressure>,
     cors: CorsLayer,
     date: DateHeader,
     director: RefCell<Director>,
@@ -150,6 +153,7 @@ pub async fn start(config: &Config) -> Result<(), StartError> {
         limits: config.limits,
         timeouts: config.timeouts,
         connections_max: usize::try_from(config.connections_max).unwrap_or(usize::MAX),
+        pressure: Rc::new(Pressure::new(config.ceilings)),
         cors: CorsLayer::new(&config.cors),
         date: DateHeader::default(),
         director: RefCell::new(Director::new(config.proxy.failure_wait)),

@@ -10,28 +10,33 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_lite::AsyncWrite as _;
+use futures_lite::AsyncWrite;
 
 use super::upstream::{self, Arrived, Upstream, poll_receive, within};
 use super::{Proxy, clock};
 use crate::config::joining::ProxyMode;
 use crate::metrics::{self, Dropped};
+use crate::shell::pressure::Held;
 use crate::shell::raw;
 use crate::shell::tls::Stream;
 use crate::wire::forward::{self, Client, Passage};
 use crate::wire::http_answer::{AnswerBody, AnswerHead, parse_head};
 use crate::wire::http_body::{BodyError, Next, Request, RequestReader};
 use crate::wire::http_reply::{
-    CONTINUE, JSON, REQUEST_TIMEOUT, ReplyHead, TEXT, TOO_MANY_CONNECTIONS, append_reply_bytes,
+    CONTINUE, JSON, REQUEST_TIMEOUT, ReplyHead, TEXT, TOO_MANY_BODIES, TOO_MANY_CONNECTIONS, append_reply_bytes,
 };
 use crate::wire::http_request::RequestError;
 
 /// Buffers larger than this are given back while a client is idle.
 const IDLE_BUFFER_BYTES: usize = 4 << 10;
+/// A body up to this size is copied behind its head, so that both leave in one write; a larger one leaves from where it was
+/// gathered.
+const COPIED_BODY_MAX: usize = 16 << 10;
 /// After the last answer so much is read and thrown away, and for so long: closing while the client sends would reset the
 /// connection, and the reset can overtake the answer.
 const LINGER_BYTES_MAX: usize = 32 << 20;
@@ -42,6 +47,8 @@ struct Link {
     stream: Stream,
     /// What it sent and was not served yet.
     input: Vec<u8>,
+    /// What is counted of `input`.
+    held: Held,
     /// What it gets next.
     out: Vec<u8>,
     /// Where it is.
@@ -50,8 +57,9 @@ struct Link {
 
 /// A request on its way to a member.
 struct Errand {
-    /// The whole of it.
+    /// Its head, and its body if that is small.
     bytes: Vec<u8>,
+    body: Option<LargeBody>,
     method: Vec<u8>,
     /// It changes nothing, so it may be sent twice.
     is_safe: bool,
@@ -61,11 +69,26 @@ struct Errand {
     begun: Instant,
 }
 
+/// A body in the buffer in which it was gathered.
+struct LargeBody {
+    buffer: Vec<u8>,
+    place: Range<usize>,
+    _held: Held,
+}
+
+impl Errand {
+    /// An answer has begun: the request is not needed any more, and a watch may last for ever.
+    fn forget_request(&mut self) {
+        (self.bytes, self.body) = (Vec::new(), None);
+    }
+}
+
 /// What becomes of a request.
 enum Plan {
     /// The answer is rendered; whether another request may follow.
     Answered(bool),
-    Forward(Errand),
+    /// Pass it on; a large body is still in the input, there.
+    Forward(Errand, Option<Range<usize>>),
 }
 
 /// What became of a request that was sent to one member.
@@ -81,7 +104,8 @@ enum Sent {
 pub async fn serve(proxy: &Rc<Proxy>, stream: Stream, refuse: bool) {
     let _ = stream.socket().set_nodelay(true);
     let address = raw::peer_ip(stream.socket()).map(|ip| ip.to_string());
-    let mut link = Link { stream, input: Vec::new(), out: Vec::new(), address };
+    let held = Held::new(&proxy.pressure);
+    let mut link = Link { stream, input: Vec::new(), held, out: Vec::new(), address };
     let ended = if refuse {
         link.out.extend_from_slice(TOO_MANY_CONNECTIONS);
         finish(proxy, &mut link).await
@@ -105,10 +129,15 @@ async fn exchange(proxy: &Rc<Proxy>, link: &mut Link) -> io::Result<()> {
                 let plan = plan(proxy, &mut out, &request, &link.input, link.address.as_deref());
                 link.out = out;
                 let served = reader.served();
-                link.input.drain(..served);
                 let goes_on = match plan {
-                    Plan::Answered(goes_on) => goes_on,
-                    Plan::Forward(errand) => forward(proxy, link, errand).await?,
+                    Plan::Answered(goes_on) => {
+                        link.input.drain(..served);
+                        goes_on
+                    }
+                    Plan::Forward(mut errand, place) => {
+                        errand.body = link.take_request(served, place);
+                        forward(proxy, link, errand).await?
+                    }
                 };
                 flush(proxy, link).await?;
                 if !goes_on {
@@ -121,11 +150,16 @@ async fn exchange(proxy: &Rc<Proxy>, link: &mut Link) -> io::Result<()> {
                 link.out.extend_from_slice(error.reply());
                 return finish(proxy, link).await;
             }
-            Next::NeedMore { send_continue, .. } => {
+            Next::NeedMore { send_continue, total } => {
                 let slack = reader.slack();
                 if !slack.is_empty() {
                     link.input.drain(slack);
                     reader.compacted();
+                }
+                if !link.expect_input(total) {
+                    proxy.complain("a large body was refused: see --ringd-bodies-bytes");
+                    link.out.extend_from_slice(TOO_MANY_BODIES);
+                    return finish(proxy, link).await;
                 }
                 if send_continue {
                     link.out.extend_from_slice(CONTINUE);
@@ -155,6 +189,36 @@ async fn exchange(proxy: &Rc<Proxy>, link: &mut Link) -> io::Result<()> {
             }
         }
         glommio::yield_if_needed().await;
+    }
+}
+
+impl Link {
+    /// Makes room for what is about to arrive: in the end the input will hold `total` bytes, if that is known. False when
+    /// too much is held already.
+    fn expect_input(&mut self, total: Option<usize>) -> bool {
+        let before = self.held.counted();
+        if !self.held.hold(total.unwrap_or(0).max(self.input.len())) {
+            return false;
+        }
+        if self.held.counted() < before {
+            self.input.shrink_to(IDLE_BUFFER_BYTES);
+        }
+        if let Some(total) = total {
+            self.input.reserve(total.saturating_sub(self.input.len()));
+        }
+        true
+    }
+
+    /// Takes the first `served` bytes out of the input; a large body at `place` keeps its buffer and what is counted for
+    /// it.
+    fn take_request(&mut self, served: usize, place: Option<Range<usize>>) -> Option<LargeBody> {
+        let Some(place) = place else {
+            self.input.drain(..served);
+            return None;
+        };
+        let rest = self.input.split_off(served);
+        let buffer = std::mem::replace(&mut self.input, rest);
+        Some(LargeBody { buffer, place, _held: self.held.hand_over() })
     }
 }
 
@@ -241,21 +305,27 @@ fn plan(proxy: &Proxy, out: &mut Vec<u8>, request: &Request<'_>, input: &[u8], a
             return Plan::Answered(false);
         }
     };
-    let mut bytes = Vec::with_capacity(head.head_len + body.len() + 64);
+    let is_large = body.len() > COPIED_BODY_MAX;
+    let mut bytes = Vec::with_capacity(head.head_len + if is_large { 0 } else { body.len() } + 64);
     if forward::append_request(&mut bytes, &input[..head.head_len], head, body.len(), address, "localhost").is_err() {
         out.extend_from_slice(RequestError::Malformed("it cannot be passed on").reply());
         return Plan::Answered(false);
     }
-    bytes.extend_from_slice(body);
-    Plan::Forward(Errand {
+    let place = is_large.then(|| head.head_len..head.head_len + body.len());
+    if !is_large {
+        bytes.extend_from_slice(body);
+    }
+    let errand = Errand {
         bytes,
+        body: None,
         method: head.method.to_vec(),
         is_safe: matches!(head.method, b"GET" | b"HEAD"),
         http_minor: head.http_minor,
         keep_alive: request.keep_alive,
         cors,
         begun: clock::monotonic(),
-    })
+    };
+    Plan::Forward(errand, place)
 }
 
 /// The proxy's own answers to what it cannot pass on, etcd's.
@@ -266,12 +336,13 @@ fn own_error(proxy: &Proxy, out: &mut Vec<u8>, head: &ReplyHead<'_>, status: u16
 }
 
 /// Passes a request on; true when the client may ask again.
-async fn forward(proxy: &Rc<Proxy>, link: &mut Link, errand: Errand) -> io::Result<bool> {
+async fn forward(proxy: &Rc<Proxy>, link: &mut Link, mut errand: Errand) -> io::Result<bool> {
     let endpoints = proxy.endpoints();
     for url in &endpoints {
         match ask(proxy, link, &errand, url).await {
             Sent::Begun(begun) => {
                 let (upstream, head, arrived) = *begun;
+                errand.forget_request();
                 proxy.metrics.handled(&errand.method, head.status, errand.begun.elapsed());
                 return pass(proxy, link, &errand, (url, upstream), &head, arrived).await;
             }
@@ -338,6 +409,9 @@ async fn exchange_head(
     stream: &mut Stream,
 ) -> io::Result<Option<(AnswerHead, Vec<u8>)>> {
     upstream::send(stream, &errand.bytes, proxy.settings.write_timeout).await?;
+    if let Some(body) = &errand.body {
+        upstream::send(stream, &body.buffer[body.place.clone()], proxy.settings.write_timeout).await?;
+    }
     let to_head = errand.method == b"HEAD";
     let mut arrived = Vec::new();
     loop {
@@ -417,9 +491,11 @@ async fn flush(proxy: &Proxy, link: &mut Link) -> io::Result<()> {
 
 /// Sends what is left, says goodbye, and reads on for a while.
 async fn finish(proxy: &Proxy, link: &mut Link) -> io::Result<()> {
+    link.input = Vec::new();
+    drop(link.held.hand_over());
     flush(proxy, link).await?;
     let (stream, input) = (&mut link.stream, &mut link.input);
-    poll_fn(|context| Pin::new(&mut *stream).poll_close(context)).await?;
+    say_goodbye(stream).await?;
     let discarded = async {
         let mut left = LINGER_BYTES_MAX;
         while left > 0 {
@@ -433,4 +509,40 @@ async fn finish(proxy: &Proxy, link: &mut Link) -> io::Result<()> {
     };
     let _ = within(Some(LINGER_TIME), discarded).await;
     Ok(())
+}
+
+/// Ends our side. Under TLS that is a message, which a client that does not read may have no room for.
+async fn say_goodbye<S: AsyncWrite + Unpin>(stream: &mut S) -> io::Result<()> {
+    within(Some(LINGER_TIME), poll_fn(|context| Pin::new(&mut *stream).poll_close(context))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    /// Takes nothing any more.
+    struct Full;
+
+    impl AsyncWrite for Full {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_take_the_goodbye_is_not_waited_for() {
+        let executor = glommio::LocalExecutorBuilder::default().make().unwrap();
+        let said = executor.run(say_goodbye(&mut Full));
+        assert_eq!(said.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
 }

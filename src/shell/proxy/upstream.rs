@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_lite::future::or;
@@ -29,6 +29,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(60);
 const DIAL_LIMIT_MAX: Duration = Duration::from_secs(130);
 /// Input of a client that may gather behind a request that is being passed on; more stays in the socket.
 const INPUT_MAX: usize = 64 << 10;
+/// A client with so much input is not read from, hence not seen to leave. Behind a watch that would be for ever, so it is let
+/// go when the member says nothing for so long: longer than members take for anything but a watch.
+const CROWDED_LIMIT: Duration = Duration::from_secs(10);
 
 /// An open connection to a member.
 pub struct Upstream {
@@ -146,7 +149,7 @@ pub fn poll_receive(
     context: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     let mut scratch = proxy.scratch.borrow_mut();
-    let read = std::task::ready!(Pin::new(stream).poll_read(context, &mut scratch))?;
+    let read = ready!(Pin::new(stream).poll_read(context, &mut scratch))?;
     into.extend_from_slice(&scratch[..read]);
     Poll::Ready(Ok(read))
 }
@@ -155,11 +158,12 @@ pub fn poll_receive(
 pub enum Arrived {
     /// So many bytes from the member; 0 is its end.
     Bytes(usize),
-    /// The client is gone.
+    /// The client is gone, or cannot be seen to be there.
     ClientGone,
 }
 
-/// Waits for bytes of the member while the client may leave, or send its next request, which is kept.
+/// Waits for bytes of the member while the client may leave, or send its next request, which is kept. A client that sends
+/// more than [`INPUT_MAX`] meanwhile is read from again later, or let go after [`CROWDED_LIMIT`].
 ///
 /// # Errors
 /// The member's, or `TimedOut`.
@@ -170,6 +174,7 @@ pub async fn receive(
     client: &mut Stream,
     input: &mut Vec<u8>,
 ) -> io::Result<Arrived> {
+    let mut patience: Option<Timer> = None;
     let arrival = poll_fn(|context| {
         if let Poll::Ready(read) = poll_receive(proxy, upstream, into, context) {
             return Poll::Ready(read.map(Arrived::Bytes));
@@ -178,10 +183,13 @@ pub async fn receive(
             match poll_receive(proxy, client, input, context) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Ok(Arrived::ClientGone)),
-                Poll::Pending => break,
+                Poll::Pending => return Poll::Pending,
             }
         }
-        Poll::Pending
+        let patience = patience.get_or_insert_with(|| Timer::new(CROWDED_LIMIT));
+        ready!(Pin::new(patience).poll(context));
+        proxy.complain("a client that sent much behind a request was let go, for nothing was answered");
+        Poll::Ready(Ok(Arrived::ClientGone))
     });
     within(proxy.settings.read_timeout, arrival).await
 }
