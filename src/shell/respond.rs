@@ -457,8 +457,7 @@ impl Responder {
                 }
                 if !is_whole {
                     out.truncate(begin);
-                    metrics::add(&self.metrics.answers_refused, 1);
-                    self.error(out, &ApiError::too_many_requests(), reply);
+                    self.refuse_answer(out, reply);
                     return;
                 }
                 match reply.kind {
@@ -507,6 +506,12 @@ impl Responder {
     /// The store refused a write, a read or a watch.
     pub fn store_error(&self, out: &mut Vec<u8>, error: &StoreError, reply: Reply) {
         self.error(out, &ApiError::from(error.clone()), reply);
+    }
+
+    /// Too many large answers wait for their clients already.
+    pub(super) fn refuse_answer(&self, out: &mut Vec<u8>, reply: Reply) {
+        metrics::add(&self.metrics.answers_refused, 1);
+        self.error(out, &ApiError::too_many_requests(), reply);
     }
 
     fn count_received(&self, reply: Reply) {

@@ -7,12 +7,17 @@
 //! 1. A watcher is forgotten by the store the moment its connection's task leaves the watch, whatever the reason.
 //! 2. A mailbox holds [`MAILBOX_MAX`] events of [`MAILBOX_BYTES_MAX`] at most, all of them [`MAILBOXES_BYTES_MAX`], and
 //!    one event whatever its size; a reader that falls further behind has its watch ended.
-//! 3. While it waits, a watching connection keeps no buffer.
+//! 3. While too many large answers wait for their clients (`pressure.rs`), a watch that would begin with a large event is
+//!    refused, and a large event waits in its mailbox, where all watchers' copies are one.
+//! 4. While it waits, a watching connection keeps no buffer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::timer::Timer;
 
 use super::connection::{Conn, Input, OUT_HIGH_BYTES, Woke, finish, flush, read_or_wake};
 use super::driver::Hub;
@@ -24,6 +29,8 @@ use crate::wire::http_reply::Stream;
 
 /// Input that may gather behind a watch; more stays in the socket.
 const WATCH_INPUT_MAX: usize = 64 << 10;
+/// How long a large event waits before it looks again whether there is room for its answer.
+const ROOM_LOOK: Duration = Duration::from_millis(200);
 /// Events that may wait for one slow watcher; beyond it the watch ends, as in etcd (its channel holds 100).
 pub const MAILBOX_MAX: usize = 100;
 
@@ -111,6 +118,11 @@ impl Mailbox {
         is_its
     }
 
+    /// Whether the next event, if there is one, holds no more than `bytes_max`.
+    fn next_fits(&self, bytes_max: usize) -> bool {
+        self.events.borrow().front().is_none_or(|event| event.weight() <= bytes_max)
+    }
+
     fn is_empty(&self) -> bool {
         self.events.borrow().is_empty()
     }
@@ -151,6 +163,9 @@ pub(super) async fn watch(
     };
     drop(plan);
     loop {
+        while !conn.mailbox.next_fits(hub.pressure.answer_bytes_max()) && !hub.is_closing(conn.audience()) {
+            Timer::new(ROOM_LOOK).await;
+        }
         let ended = tell(hub, conn, body, reply);
         flush(hub, conn, stream).await?;
         if ended {
@@ -195,6 +210,10 @@ fn begin(hub: &Hub, conn: &Conn, guard: &mut Guard<'_>, plan: &WatchPlan) -> Opt
             hub.responder.store_error(&mut out, &error, plan.reply);
             None
         }
+        Ok(WatchStart::Now(event)) if event.weight() > hub.pressure.answer_bytes_max() => {
+            hub.responder.refuse_answer(&mut out, plan.reply);
+            None
+        }
         Ok(start) => {
             let body = hub.responder.watch_begins(&mut out, hub, plan.reply);
             match start {
@@ -215,6 +234,7 @@ fn begin(hub: &Hub, conn: &Conn, guard: &mut Guard<'_>, plan: &WatchPlan) -> Opt
 fn tell(hub: &Hub, conn: &Conn, body: Stream, reply: Reply) -> bool {
     let mut out = conn.out();
     while out.len() < OUT_HIGH_BYTES
+        && conn.mailbox.next_fits(hub.pressure.answer_bytes_max())
         && let Some(event) = conn.mailbox.take()
     {
         if !reply.head_only {

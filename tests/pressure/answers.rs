@@ -19,6 +19,9 @@ fn answers_that_nobody_reads_share_a_ceiling() {
         assert_eq!(put(&mut reader, &format!("/big/{number}"), &value).status, 201);
     }
     assert_eq!(put(&mut reader, "/small/key", "value=1").status, 201);
+    let mut watcher = Client::open(site.client_port).expect("connect");
+    watcher.send(b"GET /v2/keys/watched?wait=true HTTP/1.1\r\nHost: x\r\n\r\n").expect("send");
+    wait_for("the watcher", || (metric(&metrics(&mut reader), "etcd_debugging_store_watchers") == 1.0).then_some(()));
 
     // One that is larger than the ceiling is answered when nobody holds anything.
     let mut idler = Client::open(site.client_port).expect("connect");
@@ -26,7 +29,8 @@ fn answers_that_nobody_reads_share_a_ceiling() {
     wait_for("the answer is held", || {
         (metric(&metrics(&mut reader), "ringd_answers_bytes") > (TREE_BYTES - (1 << 20)) as f64).then_some(())
     });
-    let refused = [("GET", TREE), ("GET", "/v2/keys/big?recursive=true&quorum=true"), ("GET", "/v2/keys/big/0")];
+    let (linear, past) = (format!("{TREE}&quorum=true"), "/v2/keys/big?wait=true&recursive=true&waitIndex=1");
+    let refused = [("GET", TREE), ("GET", &linear), ("GET", "/v2/keys/big/0"), ("GET", past)];
     for (method, target) in refused {
         assert_refused(&reader.request(method, target, "").expect("an answer"), 503, TOO_MANY);
     }
@@ -34,13 +38,19 @@ fn answers_that_nobody_reads_share_a_ceiling() {
     for small in ["/v2/keys/small?recursive=true", "/v2/keys/small/key", "/v2/keys/small/key?quorum=true"] {
         assert_eq!(status(&mut reader, small), 200, "small answers are free");
     }
-    assert_eq!(metric(&metrics(&mut reader), "ringd_answers_refused_total"), 4.0);
+    assert_eq!(metric(&metrics(&mut reader), "ringd_answers_refused_total"), 5.0);
+    // Those who watch already get what they wait for, later.
+    assert_eq!(put(&mut reader, "/watched", &value).status, 201);
+    wait_for("the event waits", || {
+        (metric(&metrics(&mut reader), "ringd_watch_waiting_bytes") > VALUE_BYTES as f64).then_some(())
+    });
 
     // What is held comes back with the connection.
     drop(idler);
     wait_for("the bytes come back", || (metric(&metrics(&mut reader), "ringd_answers_bytes") == 0.0).then_some(()));
+    let event = watcher.receive(false).expect("an event");
+    assert_eq!((event.status, event.body.len() / VALUE_BYTES), (200, 1));
     // A connection's own answers are sent one after the other, so that they are not in each other's way.
-    let linear = format!("{TREE}&quorum=true");
     let pipelined: String = [TREE, TREE, &linear, &linear]
         .iter()
         .map(|target| format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n"))
@@ -53,7 +63,7 @@ fn answers_that_nobody_reads_share_a_ceiling() {
     }
     let text = metrics(&mut reader);
     let counted = ("ringd_answers_bytes", "ringd_answers_refused_total");
-    assert_eq!((metric(&text, counted.0), metric(&text, counted.1)), (0.0, 4.0));
+    assert_eq!((metric(&text, counted.0), metric(&text, counted.1)), (0.0, 5.0));
 }
 
 #[test]
