@@ -178,7 +178,6 @@ pub async fn accept(side: &Side, mut socket: TcpStream, plain_too: bool) -> Opti
             if bytes[0].is_ascii_uppercase() {
                 dial::send(&mut socket, PLAIN_HTTP).await?;
             }
-            linger(&mut socket).await?;
             return Err(Failure::Tls(rustls::InvalidMessage::InvalidContentType.into(), String::new()));
         }
         let config = side.server().ok_or_else(|| io::Error::other("there is no certificate"))?;
@@ -204,6 +203,10 @@ pub async fn accept(side: &Side, mut socket: TcpStream, plain_too: bool) -> Opti
     if side.told().may_tell(clock::now().get() / 1_000_000_000) {
         let from = remote.map_or_else(String::new, |remote| remote.to_string());
         tell(&from, &failure);
+    }
+    if let Failure::Tls(..) = failure {
+        // With TLS 1.3 its request is on the way already: the alert would be lost to a reset.
+        let _ = linger(&mut socket).await;
     }
     None
 }
