@@ -23,9 +23,11 @@
 //! a learner acknowledged counts for a quorum only after its promotion was committed, and somebody applied it. If that
 //! one has lost what it had synced and nobody else has applied the promotion, an entry could be missed.)
 //!
-//! A vote that was cut with the tail is forgotten like the rest. (While the candidate it was given to has not counted it,
-//! a second vote in its term, or an acknowledgement to an older leader, could follow. A candidate counts a vote when it
-//! arrives, and a start takes longer than that unless the network holds the vote back for so long.)
+//! What was promised to a newer leader may be forgotten like the rest. An older one goes on leading for two election
+//! timeouts at most after it last heard from a quorum; for so long after its start, this member hears no leader
+//! (`replica.rs`). A vote may be forgotten too. (While the candidate it was given to has not counted it, a second vote in
+//! its term could follow. A candidate counts a vote when it arrives, and a start takes longer than that unless the network
+//! holds the vote back for so long.)
 
 use std::collections::BTreeMap;
 

@@ -278,3 +278,23 @@ fn messages_that_no_member_sends_are_dropped() {
     cluster.settle();
     assert_eq!(cluster.answers(0).len(), 1, "all is well");
 }
+
+#[test]
+fn a_member_that_may_have_forgotten_waits_until_older_leaders_have_stepped_down() {
+    let now = UnixNanos::new(1_700_000_000_000 * MILLI);
+    let mut disk = Disk::default();
+    disk.append(&bootstrap_log(&members(3)));
+    let mut node = start_as(config(3), &disk, now, true);
+    let mut answers_leader = || {
+        let mut message = PeerMessage { from: 1, to: 3, term: 5, ..PeerMessage::default() };
+        message.set_msg_type(MessageType::MsgHeartbeat);
+        node.handle(Input::Peer(message), now);
+        let mut effects = Effects::default();
+        node.poll(now, &mut effects);
+        let answered = !effects.appends.is_empty() || effects.messages.iter().any(|message| message.to == 1);
+        node.handle(Input::Tick, now);
+        answered
+    };
+    let ticks = (0..100).take_while(|_| !answers_leader()).count();
+    assert_eq!(ticks, 2 * 10 + 1, "election timeouts");
+}
