@@ -4,7 +4,6 @@
 //! Always: a server started here is killed and its data removed when its value is dropped.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::context::Target;
 use crate::steps::{current_index, member_count};
+use crate::support::free_port;
 
 /// A server that has not answered by then is given up.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -54,11 +54,6 @@ pub struct Servers {
     dir: TempDir,
 }
 
-fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    let held: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    held.iter().map(|l| l.local_addr().map(|a| a.port())).collect()
-}
-
 impl Servers {
     /// Starts what `profile` asks for and waits until it answers with a settled index. The target is member `aim`.
     pub fn start(programs: &Programs, profile: Profile, aim: usize) -> Result<Servers, String> {
@@ -76,7 +71,7 @@ impl Servers {
         let members = if profile == Profile::Cluster { 3 } else { 1 };
         let broken = |e: std::io::Error| e.to_string();
         let dir = tempfile::Builder::new().prefix("conformance-").tempdir().map_err(broken)?;
-        let ports = free_ports(2 * members).map_err(broken)?;
+        let ports: Vec<u16> = (0..2 * members).map(|_| free_port()).collect();
         let (client_ports, peer_ports) = ports.split_at(members);
         let name = |i: usize| if members == 1 { "default".to_owned() } else { format!("m{i}") };
         let url = |port: u16| format!("http://127.0.0.1:{port}");
