@@ -176,11 +176,12 @@ impl Disk {
         fits
     }
 
-    /// Remembers that so many bytes wait, and fills the next spare without rests.
+    /// Remembers that so many bytes wait, and fills the next spare without rests; makes one more if all are ready.
     fn want_room(&self, bytes: u64) {
         let awaited = self.awaited_bytes.get();
         self.awaited_bytes.set(if awaited == 0 { bytes } else { awaited.min(bytes) });
         self.hurry.store(true, Ordering::Relaxed);
+        self.spares_wanted.notify();
     }
 
     /// Bytes that one turn can surely append: all in the tail, or all in the spare. A frame never spans segments, so
@@ -388,6 +389,15 @@ pub async fn prepare(hub: Rc<Hub>) {
             disk.hurry.store(false, Ordering::Relaxed);
             discard_rest(disk).await;
             disk.spares_wanted.wait().await;
+            let wanted_more = disk.hurry.load(Ordering::Relaxed);
+            let has_regular_ones = {
+                let wal = disk.wal.borrow();
+                wal.spares_ready() == wal.options().spares
+            };
+            if wanted_more && has_regular_ones {
+                // Writers wait although every regular spare is ready: the next one will not be there in time either.
+                add_one(&hub).await;
+            }
         }
     }
 }
