@@ -46,7 +46,8 @@ const QUEUED_BYTES_MAX: u64 = 32 << 20;
 /// Entries kept in memory behind a snapshot for slow followers are no more than this, however few they are: what a
 /// follower receives in about a second, and a part of what a snapshot waits for.
 const CATCH_UP_BYTES_MAX: u64 = 64 << 20;
-/// Raft entries dropped from memory per turn after a snapshot: bounds the time of one turn.
+/// Raft entries dropped from memory per turn after a snapshot: bounds the time of one turn. Under load a turn appends more
+/// than that, and drops twice as many as it appended: otherwise the log would grow for as long as the load lasts.
 const COMPACT_STEP: u64 = 1024;
 
 /// Stands for this node itself among the readers: its question at a start whether it knows everything.
@@ -162,6 +163,8 @@ pub struct Node {
     capture: Option<Capture>,
     snapshot_in_flight: Option<SnapshotDone>,
     compact_to: Option<RaftIndex>,
+    /// The last entry at the end of the turn before.
+    log_end: RaftIndex,
     store_options: StoreOptions,
     loading: Option<Loading>,
     /// The store that a snapshot replaced, on its way out.
@@ -194,6 +197,7 @@ impl Node {
         if gate.is_some() {
             replica.set_vote_floor(Some(VoteFloor::Nobody));
         }
+        let log_end = replica.last_index();
         Ok(Self {
             replica,
             machine: Machine {
@@ -228,6 +232,7 @@ impl Node {
             capture: None,
             snapshot_in_flight: None,
             compact_to: None,
+            log_end,
             store_options: start.store_options,
             loading: None,
             retired: None,
@@ -354,8 +359,10 @@ impl Node {
         self.consider_farewell(effects);
         self.notice_changes(effects);
         self.consider_snapshot(effects);
+        let end = self.replica.last_index();
+        let appended = end.get().saturating_sub(std::mem::replace(&mut self.log_end, end).get());
         if let Some(target) = self.compact_to
-            && !self.replica.compact(target, COMPACT_STEP)
+            && !self.replica.compact(target, COMPACT_STEP.max(2 * appended))
         {
             self.compact_to = None;
         }
@@ -760,6 +767,12 @@ impl Node {
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.machine.proposals.queued_bytes() + self.replica.handed_over_bytes()
+    }
+
+    /// What the log takes in memory, in bytes.
+    #[must_use]
+    pub fn log_memory(&self) -> u64 {
+        self.replica.log_memory()
     }
 
     /// Whether this node is the only voter, so that it may lead without asking anyone.

@@ -52,6 +52,8 @@ pub struct Scrape {
     pub etcd_index: u64,
     /// Nodes in the key space.
     pub nodes: u64,
+    /// What the raft log takes in memory.
+    pub log_bytes: u64,
     /// Parked watchers.
     pub watchers: u64,
     /// Counters of the store.
@@ -322,6 +324,11 @@ const TABLE: &[Row] = &[
         "ringd_log_lines_lost_total",
         "Lines of the log that were lost because an output did not take them in time.",
         Count(|_, s| float(s.log_lines_lost)),
+    ),
+    (
+        "ringd_log_bytes",
+        "Memory of the entries held for followers and for the next snapshot.",
+        Level(|_, s| float(s.log_bytes)),
     ),
     (
         "ringd_loop_stall_longest_seconds",

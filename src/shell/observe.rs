@@ -33,6 +33,7 @@ pub fn scrape(hub: &Hub) -> Scrape {
         pending: node.writes_outstanding() as u64,
         etcd_index: store.index().get(),
         nodes: store.nodes() as u64,
+        log_bytes: node.log_memory(),
         watchers: store.watcher_count() as u64,
         store: counts(store.stats()),
         connections,
