@@ -22,6 +22,7 @@ use ringd_storage::record::{Entry, HardState, Record};
 mod handed_on;
 mod handovers;
 mod installs;
+mod log;
 mod members;
 
 use members::newcomer;
@@ -577,25 +578,6 @@ fn a_snapshot_lets_the_log_go_and_loads_again() {
     let loaded = loader.finish().unwrap();
     assert_eq!(loaded.index(), cluster.nodes[0].store().index());
     assert_eq!(loaded.get(b"/k42").unwrap().value(), Some(&b"v"[..]));
-}
-
-#[test]
-fn the_log_does_not_grow_for_as_long_as_a_load_lasts() {
-    const PUTS: u32 = 4000;
-    let mut cluster = Cluster::led(1);
-    let mut round = |_| {
-        for seq in 0..PUTS {
-            cluster.put(0, seq, "/k", "v", None);
-        }
-        cluster.disks[0].entries.clear();
-        cluster.settle();
-        let (_, done) = capture(&mut cluster.nodes[0]);
-        cluster.input(0, Input::SnapshotStored { index: done.index });
-        cluster.answers(0);
-        cluster.nodes[0].log_memory()
-    };
-    let taken: Vec<u64> = (0..8).map(&mut round).collect();
-    assert!(taken[7] < 3 * taken[0], "each turn must forget more than it appends: {taken:?}");
 }
 
 /// Whether node 2 of three, cut off for `puts` writes while the leader makes a snapshot, gets what it lacks from the log.

@@ -1,4 +1,4 @@
-//! Cuts messages between members to a size that every receiver can take.
+//! Cuts messages between members to a size that every receiver can take, and to what it does not have.
 //!
 //! raft-rs limits what one append carries, and then joins the appends of a turn for one follower without a limit; a
 //! follower far behind would get tens of megabytes in one message, which fits neither a peer frame nor, all or nothing,
@@ -49,6 +49,20 @@ fn part_of(message: &mut Message, entries: Vec<Entry>) -> Message {
     part
 }
 
+/// Takes from the front of an append what its receiver has committed, up to `committed`, if there is more behind it.
+/// raft-rs takes nothing of an append that begins before that, and everything sent behind it would then leave a gap.
+pub fn skip(message: &mut Message, committed: u64) {
+    let known = committed.saturating_sub(message.index);
+    if known == 0 || known >= message.entries.len() as u64 {
+        return;
+    }
+    let mut entries = message.take_entries().into_vec();
+    let rest = entries.split_off(known as usize);
+    let last = entries.last().expect("one at least is known");
+    (message.index, message.log_term) = (last.index, last.term);
+    message.set_entries(rest.into());
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::entries::MessageType;
@@ -85,6 +99,21 @@ mod tests {
         }
         let carried: Vec<Entry> = out.iter().flat_map(|part| part.entries.iter().cloned()).collect();
         assert_eq!(carried, entries);
+    }
+
+    #[test]
+    fn what_is_skipped_is_the_front_of_an_append_and_never_all_of_it() {
+        let whole = message(MessageType::MsgAppend, (5..9).map(|index| entry(index, 2 + index % 2, 1)).collect());
+        for (committed, first) in [(0, 5), (4, 5), (5, 6), (7, 8), (8, 5), (20, 5)] {
+            let mut message = whole.clone();
+            skip(&mut message, committed);
+            assert_eq!(
+                message.entries.iter().map(|entry| entry.index).collect::<Vec<_>>(),
+                (first..9).collect::<Vec<_>>()
+            );
+            let before = if first == 5 { (4, 2) } else { (first - 1, 2 + (first - 1) % 2) };
+            assert_eq!((message.index, message.log_term), before, "committed up to {committed}");
+        }
     }
 
     #[test]

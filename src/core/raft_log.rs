@@ -14,6 +14,8 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use ringd_storage::ids::{MemberId, RaftIndex, Term};
 use ringd_storage::record::HardState as StoredHardState;
 
+use super::replica::room_for_entry;
+
 /// raft's form of a configuration.
 #[must_use]
 pub fn conf_state(voters: &[MemberId], learners: &[MemberId]) -> ConfState {
@@ -237,7 +239,7 @@ impl Storage for RaftLog {
         let mut used = 0;
         let mut out = Vec::with_capacity(to - from);
         for entry in self.entries.range(from..to) {
-            used += (entry.data.len() + entry.context.len()) as u64 + ENTRY_OVERHEAD_BYTES;
+            used += room_for_entry(entry);
             if used > budget && !out.is_empty() {
                 break;
             }
@@ -282,9 +284,6 @@ impl Storage for RaftLog {
         }
     }
 }
-
-/// What an entry's term, index and framing add to its data in a message; an upper bound of the protobuf encoding.
-const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
 #[cfg(test)]
 mod tests {

@@ -279,6 +279,7 @@ impl Replica {
                 }
                 return;
             }
+            MessageType::MsgAppend => parcels::skip(&mut message, self.raw.raft.raft_log.committed),
             MessageType::MsgAppendResponse if message.reject => self.notice_shorter_log(&message),
             _ => {}
         }

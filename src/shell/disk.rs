@@ -155,8 +155,10 @@ impl Disk {
         let fits = own + heard + RESERVE_BYTES <= self.room_bytes();
         if fits {
             self.heard_bytes.set(heard);
-        } else {
+        } else if beside_own {
             self.want_room(bytes);
+        } else {
+            self.want_spare();
         }
         fits
     }
@@ -176,10 +178,15 @@ impl Disk {
         fits
     }
 
-    /// Remembers that so many bytes wait, and fills the next spare without rests; makes one more if all are ready.
+    /// Remembers that so many bytes wait; see [`Self::want_spare`].
     fn want_room(&self, bytes: u64) {
         let awaited = self.awaited_bytes.get();
         self.awaited_bytes.set(if awaited == 0 { bytes } else { awaited.min(bytes) });
+        self.want_spare();
+    }
+
+    /// Fills the next spare without rests; makes one more if all are ready.
+    fn want_spare(&self) {
         self.hurry.store(true, Ordering::Relaxed);
         self.spares_wanted.notify();
     }
