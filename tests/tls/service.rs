@@ -44,7 +44,8 @@ fn watches_wait_and_stream_over_tls() {
         let event = streaming.until("}\n").expect("an event");
         assert!(event.contains(&value), "event {round} is cut");
     }
-    assert!(streaming.stream.conn.negotiated_cipher_suite().is_some());
+    let suite = streaming.stream.conn.negotiated_cipher_suite().map(|suite| suite.suite());
+    assert_eq!(suite, Some(rustls::CipherSuite::TLS13_AES_128_GCM_SHA256), "as etcd chooses");
 }
 
 /// Runs `ringctl` against a member, with flags before the command.
