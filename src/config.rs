@@ -145,6 +145,8 @@ pub struct Ceilings {
     pub writes_pending: u64,
     /// Of large request bodies that are gathered.
     pub bodies: u64,
+    /// Of the log in memory, while a snapshot fails or is not finished.
+    pub log: u64,
     /// Of large answers that wait for their clients to read them.
     pub answers: u64,
 }
@@ -454,6 +456,7 @@ impl Values {
                 quota: Some(self.uint("quota-backend-bytes")).filter(|&bytes| bytes > 0).unwrap_or(QUOTA_DEFAULT_BYTES),
                 writes_pending: self.at_least("ringd-writes-pending-bytes", 1)?,
                 bodies: self.at_least("ringd-bodies-bytes", 1)?,
+                log: self.at_least("ringd-log-bytes", 1)?,
                 answers: self.at_least("ringd-answers-bytes", 1)?,
             },
             timeouts: Timeouts {

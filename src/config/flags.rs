@@ -231,6 +231,7 @@ pub const FLAGS: &[Flag] = &[
     flag("ringd-history-events", Uint, "1000", Ringd, Effective, "Events kept for watches that begin in the past."),
     flag("ringd-history-bytes", Uint, "67108864", Ringd, Effective, "Bytes those events may keep alive; the newest is always kept."),
     flag("ringd-writes-pending-bytes", Uint, "67108864", Ringd, Effective, "Bytes of writes under way beyond which new ones are answered 503."),
+    flag("ringd-log-bytes", Uint, "2147483648", Ringd, Effective, "Bytes of the log in memory beyond which writes are answered 503 while a snapshot fails or is not finished."),
     flag("ringd-bodies-bytes", Uint, "268435456", Ringd, Effective, "Bytes of large request bodies held at once, over all connections; more are answered 503."),
     flag("ringd-answers-bytes", Uint, "268435456", Ringd, Effective, "Bytes of large answers held for clients that have not read them yet, over all connections; beyond it large GETs are answered 503."),
     flag("ringd-request-body-max", Uint, "10485760", Ringd, Effective, "Largest request body, in bytes."),

@@ -65,7 +65,8 @@ fn no_flags_give_etcds_defaults() {
     assert_eq!((config.heartbeat_interval.as_millis(), config.election_timeout.as_millis()), (100, 1000));
     assert_eq!((config.max_snapshots, config.max_wals), (Some(5), Some(5)));
     assert_eq!(config.limits, Limits::default());
-    let ceilings = Ceilings { quota: 2 << 30, writes_pending: 64 << 20, bodies: 256 << 20, answers: 256 << 20 };
+    let ceilings =
+        Ceilings { quota: 2 << 30, writes_pending: 64 << 20, log: 2 << 30, bodies: 256 << 20, answers: 256 << 20 };
     assert_eq!(config.ceilings, ceilings);
     assert_eq!((config.cors.clone(), config.log.level), (Cors::Any, LogLevel::Info));
     assert_eq!(config.check_bootstrap(), Ok(()));

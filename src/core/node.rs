@@ -77,6 +77,8 @@ pub struct NodeConfig {
     /// While the log takes at most so many bytes of memory, entries that a follower in touch lacks are kept as well: one
     /// that has just got a snapshot would otherwise need another as soon as a new one was made here meanwhile.
     pub lagging_bytes: u64,
+    /// While a snapshot that would let it go does not come about, the log takes no more entries than these, in bytes.
+    pub log_bytes: u64,
     /// Refuse membership changes that leave too few started members (`--strict-reconfig-check`).
     pub strict_reconfig_check: bool,
     /// The API level this build speaks.
@@ -562,8 +564,9 @@ impl Node {
         let may_succeed = new_entries > 0 || self.snapshot_failed_at.is_some_and(rested);
         let missed = self.replica.take_snapshot_missed() && may_succeed;
         let new_bytes = self.machine.applied_bytes - self.snapshot_bytes_from;
-        let due =
-            missed || new_entries >= self.config.snapshot_entries.max(1) || new_bytes >= self.config.snapshot_bytes;
+        let many = new_entries >= self.config.snapshot_entries.max(1) || new_bytes >= self.config.snapshot_bytes;
+        let again = self.log_is_full() && self.snapshot_failed_at.is_some_and(rested);
+        let due = missed || many || again;
         if due && self.replica.installing().is_none() && self.capture.is_none() && self.snapshot_in_flight.is_none() {
             self.force_snapshot(effects);
         }
@@ -773,6 +776,14 @@ impl Node {
     #[must_use]
     pub fn log_memory(&self) -> u64 {
         self.replica.log_memory()
+    }
+
+    /// Whether the log takes more memory than it may while it waits for a snapshot that fails, or is not finished: client
+    /// writes and a leader's entries are to be kept away until it is.
+    #[must_use]
+    pub fn log_is_full(&self) -> bool {
+        let waits = self.capture.is_some() || self.snapshot_in_flight.is_some() || self.snapshot_failed_at.is_some();
+        waits && self.log_memory() > self.config.log_bytes
     }
 
     /// Whether this node is the only voter, so that it may lead without asking anyone.

@@ -92,6 +92,7 @@ fn config(id: u64) -> NodeConfig {
         snapshot_bytes: 1 << 20,
         catch_up_entries: 10,
         lagging_bytes: 16384,
+        log_bytes: 65536,
         strict_reconfig_check: true,
         cluster_version: "3.4.0",
         seed: 7,

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn a_task_that_panics_leaves_neither_slot_nor_bytes_behind() {
         let connections = RefCell::<Connections>::default();
-        let ceilings = Ceilings { quota: 1, writes_pending: 1, bodies: 1 << 20, answers: 1 << 20 };
+        let ceilings = Ceilings { quota: 1, writes_pending: 1, log: 1, bodies: 1 << 20, answers: 1 << 20 };
         let pressure = Pressure::new(ceilings);
         let mut first = None;
         let ended = catch_unwind(AssertUnwindSafe(|| {

@@ -61,13 +61,22 @@ pub enum Admission {
     Full,
 }
 
-impl Room for &Disk {
+/// Room for other members' entries: on the disk, and in memory.
+#[derive(Debug)]
+pub struct LogRoom<'a> {
+    /// The disk's part.
+    pub disk: &'a Disk,
+    /// The log in memory takes no more ([`crate::core::node::Node::log_is_full`]).
+    pub log_is_full: bool,
+}
+
+impl Room for LogRoom<'_> {
     fn admit(&mut self, bytes: u64, beside_own: bool) -> bool {
-        self.admit_entries(bytes, beside_own)
+        !self.log_is_full && self.disk.admit_entries(bytes, beside_own)
     }
 
     fn is_full(&self) -> bool {
-        self.full.get()
+        self.disk.full.get()
     }
 }
 

@@ -22,7 +22,7 @@ use super::clock;
 use super::connection::Audience;
 use super::connections::Connections;
 use super::credentials::Credentials;
-use super::disk::Disk;
+use super::disk::{Disk, LogRoom};
 use super::ending;
 use super::fan_out::FanOut;
 use super::half_way::HalfWay;
@@ -238,17 +238,21 @@ impl Hub {
         let now = clock::now();
         let mut node = self.node.borrow_mut();
         let mut forwarded = self.forwarded.borrow_mut();
-        for message in messages.filter_map(|message| forwarded.arrived(message, &mut &self.disk)) {
+        for message in messages.filter_map(|message| forwarded.arrived(message, &mut self.log_room())) {
             self.half_way.during(|| node.handle(Input::Peer(message), now));
         }
         drop(node);
         self.wake.notify();
     }
 
+    fn log_room(&self) -> LogRoom<'_> {
+        LogRoom { disk: &self.disk, log_is_full: self.pressure.log_is_full() }
+    }
+
     /// Gives the node the proposals that have waited for room, as far as there is some.
     fn hear_forwarded(&self) {
         let mut forwarded = self.forwarded.borrow_mut();
-        while let Some(message) = forwarded.next(&mut &self.disk) {
+        while let Some(message) = forwarded.next(&mut self.log_room()) {
             self.node.borrow_mut().handle(Input::Peer(message), clock::now());
         }
     }
@@ -319,6 +323,7 @@ impl Hub {
         node.poll(clock::now(), &mut effects);
         self.raft_position.set(raft_position(&node));
         self.pressure.look_at(node.store().bytes());
+        self.pressure.look_at_log(node.log_is_full(), node.log_memory());
         let queued_bytes = node.queued_bytes();
         drop(node);
         if let Some(message) = effects.fatal.take() {

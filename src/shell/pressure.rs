@@ -1,5 +1,5 @@
-//! When it is too much: the quota of the key space, the bytes of writes under way, of bodies being gathered, of answers
-//! that nobody has read yet.
+//! When it is too much: the quota of the key space, the bytes of writes under way, of the log in memory, of bodies being
+//! gathered, of answers that nobody has read yet.
 //!
 //! Owns: the verdict whether a client's write may be proposed, and the NOSPACE alarm. Touches: nothing; the store's size
 //! and the bytes under way come in. Awaits nothing and costs a few comparisons per write and per turn.
@@ -60,6 +60,7 @@ enum Change {
 pub struct Pressure {
     ceilings: Ceilings,
     over_quota: Cell<bool>,
+    log_is_full: Cell<bool>,
     bodies: Cell<u64>,
     answers: Cell<u64>,
 }
@@ -68,7 +69,13 @@ impl Pressure {
     /// With these settings, and no alarm.
     #[must_use]
     pub const fn new(ceilings: Ceilings) -> Self {
-        Self { ceilings, over_quota: Cell::new(false), bodies: Cell::new(0), answers: Cell::new(0) }
+        Self {
+            ceilings,
+            over_quota: Cell::new(false),
+            log_is_full: Cell::new(false),
+            bodies: Cell::new(0),
+            answers: Cell::new(0),
+        }
     }
 
     /// Looks at the key space after a turn, and tells the operator when the alarm begins and ends.
@@ -86,6 +93,29 @@ impl Pressure {
                 tracing::info!(store_bytes, quota, "alarm NOSPACE is over; writes are accepted again");
             }
         }
+    }
+
+    /// Looks at the log after a turn ([`Node::log_is_full`]), and tells the operator when it begins and ends to be full.
+    pub fn look_at_log(&self, is_full: bool, log_bytes: u64) {
+        if self.log_is_full.replace(is_full) == is_full {
+            return;
+        }
+        let limit = self.ceilings.log;
+        if is_full {
+            tracing::warn!(
+                log_bytes,
+                limit,
+                "the log in memory exceeds --ringd-log-bytes and no snapshot lets it go; writes are refused until one does"
+            );
+        } else {
+            tracing::info!(log_bytes, limit, "a snapshot let the log go; writes are accepted again");
+        }
+    }
+
+    /// Whether the log takes no more: of a leader's entries neither.
+    #[must_use]
+    pub const fn log_is_full(&self) -> bool {
+        self.log_is_full.get()
     }
 
     fn update(&self, store_bytes: u64) -> Option<Change> {
@@ -110,7 +140,7 @@ impl Pressure {
         let under_way = node.write_bytes_outstanding();
         if self.over_quota.get() && !makes_no_larger(node, write) {
             Verdict::OverQuota
-        } else if under_way > 0 && under_way + cost(write) > self.ceilings.writes_pending {
+        } else if self.log_is_full.get() || under_way > 0 && under_way + cost(write) > self.ceilings.writes_pending {
             Verdict::Overload
         } else {
             Verdict::Admit
@@ -251,7 +281,7 @@ mod tests {
     use super::*;
 
     fn pressure(quota: u64, large: u64) -> Pressure {
-        Pressure::new(Ceilings { quota, writes_pending: 1, bodies: large, answers: large })
+        Pressure::new(Ceilings { quota, writes_pending: 1, log: large, bodies: large, answers: large })
     }
 
     #[test]

@@ -486,6 +486,7 @@ fn build_node(
         snapshot_bytes: SNAPSHOT_BYTES,
         catch_up_entries: CATCH_UP_ENTRIES,
         lagging_bytes: LAGGING_BYTES_MAX,
+        log_bytes: config.ceilings.log,
         strict_reconfig_check: config.strict_reconfig_check,
         cluster_version: ETCD_CLUSTER_VERSION,
         seed: now.get(),

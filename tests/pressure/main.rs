@@ -10,6 +10,7 @@ mod answers;
 #[allow(dead_code, reason = "the cluster's own tests use all of it")]
 mod cluster;
 mod flood;
+mod log;
 #[path = "../cluster/net.rs"]
 #[allow(dead_code, reason = "nobody is cut off here")]
 mod net;

@@ -41,3 +41,40 @@ fn an_append_that_begins_before_the_commit_is_taken_from_there_on() {
     cluster.poll(1);
     assert_eq!(cluster.disks[1].entries.last().map(|entry| entry.index.get()), Some(next.index));
 }
+
+#[test]
+fn the_log_takes_no_more_while_snapshots_fail_and_they_are_tried_again() {
+    let mut cluster = Cluster::led(1);
+    let value = "v".repeat(100 << 10);
+    let fill = |cluster: &mut Cluster, seq| {
+        cluster.put(0, seq, "/k", &value, None);
+        cluster.settle();
+    };
+    for seq in 0..12 {
+        assert!(!cluster.nodes[0].log_is_full(), "nothing fails yet, whatever it takes");
+        fill(&mut cluster, seq);
+        if cluster.nodes[0].capturing() {
+            break;
+        }
+    }
+    assert!(cluster.nodes[0].log_memory() > cluster.nodes[0].config().log_bytes);
+    let mut bytes = Vec::new();
+    while cluster.nodes[0].capture_slice(&mut bytes, 1 << 20).is_none() {}
+    assert!(cluster.nodes[0].log_is_full(), "it is not on disk");
+    cluster.input(0, Input::SnapshotFailed);
+    cluster.settle();
+    assert!(cluster.nodes[0].log_is_full() && !cluster.nodes[0].capturing(), "not at once again");
+    let ticks = usize::try_from(cluster.nodes[0].config().request_timeout_ticks).unwrap();
+    cluster.tick(ticks);
+    assert!(cluster.nodes[0].capturing(), "although nothing was written");
+    let done = loop {
+        if let Some(done) = cluster.nodes[0].capture_slice(&mut bytes, 1 << 20) {
+            break done;
+        }
+    };
+    cluster.input(0, Input::SnapshotStored { index: done.index });
+    cluster.settle();
+    assert!(!cluster.nodes[0].log_is_full());
+    fill(&mut cluster, 20);
+    assert!(!cluster.nodes[0].log_is_full());
+}

@@ -243,6 +243,7 @@ impl Host {
             snapshot_bytes: u64::MAX,
             catch_up_entries: self.config.catch_up_entries,
             lagging_bytes: self.config.lagging_bytes,
+            log_bytes: u64::MAX,
             strict_reconfig_check: true,
             cluster_version: "3.4.0",
             seed,
