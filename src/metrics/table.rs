@@ -321,14 +321,14 @@ const TABLE: &[Row] = &[
     ),
     ("ringd_disk_full", "1 while writes are refused for want of space, else 0.", Level(|_, s| flag(s.disk_full))),
     (
-        "ringd_log_lines_lost_total",
-        "Lines of the log that were lost because an output did not take them in time.",
-        Count(|_, s| float(s.log_lines_lost)),
-    ),
-    (
         "ringd_log_bytes",
         "Memory of the entries held for followers and for the next snapshot.",
         Level(|_, s| float(s.log_bytes)),
+    ),
+    (
+        "ringd_log_lines_lost_total",
+        "Lines of the log that were lost because an output did not take them in time.",
+        Count(|_, s| float(s.log_lines_lost)),
     ),
     (
         "ringd_loop_stall_longest_seconds",
