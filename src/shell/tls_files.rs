@@ -28,7 +28,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
 use super::tls_handshake::{Told, Worker};
-use super::tls_verify::{Guard, Rules};
+use super::tls_verify::{Guard, Known, Rules};
 use crate::config::tls::TlsSettings;
 use crate::wire::certificate::revoked_serials;
 
@@ -208,6 +208,7 @@ fn server_config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, String> {
         builder.with_client_cert_verifier(Arc::new(Guard::<dyn ClientCertVerifier> {
             inner,
             rules: Some(rules(settings)?),
+            known: Known::default(),
         }))
     } else {
         builder.with_no_client_auth()
@@ -234,7 +235,11 @@ fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Guard::<dyn ServerCertVerifier> { inner, rules }));
+        .with_custom_certificate_verifier(Arc::new(Guard::<dyn ServerCertVerifier> {
+            inner,
+            rules,
+            known: Known::default(),
+        }));
     let mut config = match identity(settings)? {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| format!("tls: {error}"))?,
         None => builder.with_no_client_auth(),

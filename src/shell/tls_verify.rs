@@ -1,16 +1,23 @@
 //! Which certificates are believed: rustls' judgement, and etcd's rules on top.
 //!
 //! Owns: the rules beyond chains and dates: common name, host name, revocation. Touches: nothing; it runs on the thread
-//! for handshakes. Must hold: a rule is asked only after the chain was verified, and can only refuse.
+//! for handshakes. Must hold: a rule is asked only after the chain was verified, and can only refuse; a chain that is
+//! known is believed no longer than each of its certificates is valid, and every rule is asked again.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
-use crate::wire::certificate::{Refusal, common_name, hosts, is_for, serial};
+use crate::wire::certificate::{Refusal, common_name, hosts, is_for, serial, validity};
+
+/// Chains that are known at most; then all are forgotten. Certificates of one cluster's clients are few.
+const KNOWN_MAX: usize = 256;
+/// A chain of more bytes is verified every time: what is known takes 2 MiB at most.
+const KNOWN_BYTES_MAX: usize = 8 << 10;
 
 /// What a certificate of a believed authority must fulfil besides.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +52,44 @@ impl Rules {
     }
 }
 
+/// Chains that were verified once. The authorities do not change while a guard lives, nor does what they signed: of what
+/// was verified only the date moves on. Of a client that comes again one signature is left to verify: its own.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// From and until when each is valid.
+    chains: Mutex<BTreeMap<Vec<u8>, (u64, u64)>>,
+}
+
+impl Known {
+    /// A chain's bytes; nothing when they are too many.
+    fn key(own: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<Vec<u8>> {
+        let mut key = Vec::new();
+        for certificate in std::iter::once(own).chain(intermediates) {
+            key.extend_from_slice(&(certificate.len() as u64).to_le_bytes());
+            key.extend_from_slice(certificate);
+        }
+        (key.len() <= KNOWN_BYTES_MAX).then_some(key)
+    }
+
+    fn is_valid(&self, key: &[u8], now: UnixTime) -> bool {
+        let chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.get(key).is_some_and(|(from, until)| (*from..=*until).contains(&now.as_secs()))
+    }
+
+    fn add(&self, key: Vec<u8>, own: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) {
+        let (mut from, mut until) = (0, u64::MAX);
+        for certificate in std::iter::once(own).chain(intermediates) {
+            let Some((first, last)) = validity(certificate) else { return };
+            (from, until) = (from.max(first), until.min(last));
+        }
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        if chains.len() >= KNOWN_MAX {
+            chains.clear();
+        }
+        chains.insert(key, (from, until));
+    }
+}
+
 /// What rustls' verifier says (chains, dates, purpose, names), and then the rules.
 #[derive(Debug)]
 pub struct Guard<V: ?Sized> {
@@ -52,6 +97,8 @@ pub struct Guard<V: ?Sized> {
     pub inner: Arc<V>,
     /// The rest; `None` when any certificate will do, as with `--peer-auto-tls`.
     pub rules: Option<Rules>,
+    /// What it has said of clients.
+    pub known: Known,
 }
 
 impl<V: ?Sized> Guard<V> {
@@ -101,9 +148,15 @@ impl ClientCertVerifier for Guard<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        let key = Known::key(end_entity, intermediates);
+        if !key.as_ref().is_some_and(|key| self.known.is_valid(key, now)) {
+            self.inner.verify_client_cert(end_entity, intermediates, now)?;
+            if let Some(key) = key {
+                self.known.add(key, end_entity, intermediates);
+            }
+        }
         self.check(end_entity, intermediates)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 }
 
@@ -131,5 +184,114 @@ impl ServerCertVerifier for Guard<dyn ServerCertVerifier> {
         })?;
         self.check(end_entity, intermediates)?;
         Ok(verified)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Believes certificates that begin like the one it has, and counts how often it is asked.
+    #[derive(Debug)]
+    struct Counting {
+        believed: CertificateDer<'static>,
+        asked: AtomicUsize,
+    }
+
+    impl ClientCertVerifier for Counting {
+        fn root_hint_subjects(&self) -> &[DistinguishedName] {
+            &[]
+        }
+
+        fn verify_client_cert(
+            &self,
+            end_entity: &CertificateDer<'_>,
+            _intermediates: &[CertificateDer<'_>],
+            now: UnixTime,
+        ) -> Result<ClientCertVerified, Error> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let (_, until) = validity(&self.believed).expect("it can be read");
+            match *end_entity == self.believed && now.as_secs() <= until {
+                true => Ok(ClientCertVerified::assertion()),
+                false => Err(CertificateError::UnknownIssuer.into()),
+            }
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _cert: &CertificateDer<'_>,
+            _dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            unreachable!("no handshake is done here")
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            _message: &[u8],
+            _cert: &CertificateDer<'_>,
+            _dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            unreachable!("no handshake is done here")
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            Vec::new()
+        }
+    }
+
+    fn certificate(name: &str) -> CertificateDer<'static> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    fn at(seconds: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_chain_is_verified_once_for_as_long_as_it_is_valid_and_rules_every_time() {
+        let (good, other) = (certificate("good"), certificate("other"));
+        let (from, until) = validity(&good).unwrap();
+        let counting = Arc::new(Counting { believed: good.clone(), asked: AtomicUsize::new(0) });
+        let inner: Arc<dyn ClientCertVerifier> = counting.clone();
+        let rules = Some(Rules::default());
+        let mut guard = Guard::<dyn ClientCertVerifier> { inner, rules, known: Known::default() };
+        let asked = |guard: &Guard<dyn ClientCertVerifier>, own: &CertificateDer<'_>, now| {
+            let before = counting.asked.load(Ordering::Relaxed);
+            let believed = guard.verify_client_cert(own, &[], at(now)).is_ok();
+            (believed, counting.asked.load(Ordering::Relaxed) - before)
+        };
+        assert_eq!(asked(&guard, &good, from), (true, 1));
+        assert_eq!(asked(&guard, &good, until), (true, 0), "known");
+        assert_eq!(asked(&guard, &good, until + 1), (false, 1), "too old");
+        assert_eq!(asked(&guard, &good, from - 1).1, 1, "too young: verified again");
+        for _ in 0..2 {
+            assert_eq!(asked(&guard, &other, from), (false, 1), "what was refused is not known");
+        }
+        let with_another = guard.verify_client_cert(&good, std::slice::from_ref(&other), at(from));
+        assert!(with_another.is_ok());
+        assert_eq!(counting.asked.load(Ordering::Relaxed), 6, "another chain");
+
+        guard.rules = Some(Rules { allowed_cn: Some("other".to_owned()), ..Rules::default() });
+        assert_eq!(asked(&guard, &good, from), (false, 0), "known, and refused by a rule");
+    }
+
+    #[test]
+    fn what_is_known_is_bounded() {
+        let (own, known) = (certificate("own"), Known::default());
+        for number in 0..KNOWN_MAX as u64 + 1 {
+            known.add(number.to_le_bytes().to_vec(), &own, &[]);
+        }
+        assert_eq!(known.chains.lock().unwrap().len(), 1);
+        let large = CertificateDer::from(vec![0; KNOWN_BYTES_MAX]);
+        assert_eq!(Known::key(&own, &[large]), None);
     }
 }

@@ -24,6 +24,14 @@ pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
+/// The first and the last second at which a certificate is valid, since 1970.
+#[must_use]
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<(u64, u64)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).ok();
+    Some((seconds(parsed.validity().not_before)?, seconds(parsed.validity().not_after)?))
+}
+
 /// Whether a certificate is one for `host`, a name or an address.
 #[must_use]
 pub fn is_for(certificate: &CertificateDer<'_>, host: &str) -> bool {
