@@ -205,11 +205,8 @@ fn server_config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, String> {
         let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(settings)?), provider)
             .build()
             .map_err(|error| error.to_string())?;
-        builder.with_client_cert_verifier(Arc::new(Guard::<dyn ClientCertVerifier> {
-            inner,
-            rules: Some(rules(settings)?),
-            known: Known::default(),
-        }))
+        let inner: Arc<dyn ClientCertVerifier> = Arc::new(Known::new(inner));
+        builder.with_client_cert_verifier(Arc::new(Guard { inner, rules: Some(rules(settings)?) }))
     } else {
         builder.with_no_client_auth()
     };
@@ -235,11 +232,7 @@ fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, String> {
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Guard::<dyn ServerCertVerifier> {
-            inner,
-            rules,
-            known: Known::default(),
-        }));
+        .with_custom_certificate_verifier(Arc::new(Guard::<dyn ServerCertVerifier> { inner, rules }));
     let mut config = match identity(settings)? {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| format!("tls: {error}"))?,
         None => builder.with_no_client_auth(),

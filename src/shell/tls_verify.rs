@@ -52,15 +52,22 @@ impl Rules {
     }
 }
 
-/// Chains that were verified once. The authorities do not change while a guard lives, nor does what they signed: of what
-/// was verified only the date moves on. Of a client that comes again one signature is left to verify: its own.
-#[derive(Debug, Default)]
+/// Asks a verifier of clients about each chain once. The authorities do not change while it lives, nor does what they
+/// signed: of what was verified only the date moves on. Of a client that comes again one signature is left to verify: its own.
+#[derive(Debug)]
 pub struct Known {
+    inner: Arc<dyn ClientCertVerifier>,
     /// From and until when each is valid.
     chains: Mutex<BTreeMap<Vec<u8>, (u64, u64)>>,
 }
 
 impl Known {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(inner: Arc<dyn ClientCertVerifier>) -> Self {
+        Self { inner, chains: Mutex::default() }
+    }
+
     /// A chain's bytes; nothing when they are too many.
     fn key(own: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<Vec<u8>> {
         let mut key = Vec::new();
@@ -97,8 +104,6 @@ pub struct Guard<V: ?Sized> {
     pub inner: Arc<V>,
     /// The rest; `None` when any certificate will do, as with `--peer-auto-tls`.
     pub rules: Option<Rules>,
-    /// What it has said of clients.
-    pub known: Known,
 }
 
 impl<V: ?Sized> Guard<V> {
@@ -134,6 +139,31 @@ macro_rules! as_inner {
     };
 }
 
+impl ClientCertVerifier for Known {
+    as_inner!();
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let key = Self::key(end_entity, intermediates);
+        if key.as_ref().is_some_and(|key| self.is_valid(key, now)) {
+            return Ok(ClientCertVerified::assertion());
+        }
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
+        if let Some(key) = key {
+            self.add(key, end_entity, intermediates);
+        }
+        Ok(verified)
+    }
+}
+
 /// Judges those who connect.
 impl ClientCertVerifier for Guard<dyn ClientCertVerifier> {
     as_inner!();
@@ -148,15 +178,9 @@ impl ClientCertVerifier for Guard<dyn ClientCertVerifier> {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let key = Known::key(end_entity, intermediates);
-        if !key.as_ref().is_some_and(|key| self.known.is_valid(key, now)) {
-            self.inner.verify_client_cert(end_entity, intermediates, now)?;
-            if let Some(key) = key {
-                self.known.add(key, end_entity, intermediates);
-            }
-        }
+        let verified = self.inner.verify_client_cert(end_entity, intermediates, now)?;
         self.check(end_entity, intermediates)?;
-        Ok(ClientCertVerified::assertion())
+        Ok(verified)
     }
 }
 
@@ -192,16 +216,21 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
+    use rustls::server::WebPkiClientVerifier;
+
     use super::*;
 
     /// Believes certificates that begin like the one it has, and counts how often it is asked.
     #[derive(Debug)]
     struct Counting {
+        inner: Arc<dyn ClientCertVerifier>,
         believed: CertificateDer<'static>,
         asked: AtomicUsize,
     }
 
     impl ClientCertVerifier for Counting {
+        as_inner!();
+
         fn root_hint_subjects(&self) -> &[DistinguishedName] {
             &[]
         }
@@ -219,28 +248,6 @@ mod tests {
                 false => Err(CertificateError::UnknownIssuer.into()),
             }
         }
-
-        fn verify_tls12_signature(
-            &self,
-            _message: &[u8],
-            _cert: &CertificateDer<'_>,
-            _dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            unreachable!("no handshake is done here")
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _message: &[u8],
-            _cert: &CertificateDer<'_>,
-            _dss: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            unreachable!("no handshake is done here")
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            Vec::new()
-        }
     }
 
     fn certificate(name: &str) -> CertificateDer<'static> {
@@ -252,6 +259,10 @@ mod tests {
         params.self_signed(&key).unwrap().der().clone()
     }
 
+    fn counting(believed: CertificateDer<'static>) -> Arc<Counting> {
+        Arc::new(Counting { inner: WebPkiClientVerifier::no_client_auth(), believed, asked: AtomicUsize::new(0) })
+    }
+
     fn at(seconds: u64) -> UnixTime {
         UnixTime::since_unix_epoch(Duration::from_secs(seconds))
     }
@@ -260,10 +271,9 @@ mod tests {
     fn a_chain_is_verified_once_for_as_long_as_it_is_valid_and_rules_every_time() {
         let (good, other) = (certificate("good"), certificate("other"));
         let (from, until) = validity(&good).unwrap();
-        let counting = Arc::new(Counting { believed: good.clone(), asked: AtomicUsize::new(0) });
-        let inner: Arc<dyn ClientCertVerifier> = counting.clone();
-        let rules = Some(Rules::default());
-        let mut guard = Guard::<dyn ClientCertVerifier> { inner, rules, known: Known::default() };
+        let counting = counting(good.clone());
+        let inner: Arc<dyn ClientCertVerifier> = Arc::new(Known::new(counting.clone()));
+        let mut guard = Guard { inner, rules: Some(Rules::default()) };
         let asked = |guard: &Guard<dyn ClientCertVerifier>, own: &CertificateDer<'_>, now| {
             let before = counting.asked.load(Ordering::Relaxed);
             let believed = guard.verify_client_cert(own, &[], at(now)).is_ok();
@@ -276,8 +286,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(asked(&guard, &other, from), (false, 1), "what was refused is not known");
         }
-        let with_another = guard.verify_client_cert(&good, std::slice::from_ref(&other), at(from));
-        assert!(with_another.is_ok());
+        assert!(guard.verify_client_cert(&good, std::slice::from_ref(&other), at(from)).is_ok());
         assert_eq!(counting.asked.load(Ordering::Relaxed), 6, "another chain");
 
         guard.rules = Some(Rules { allowed_cn: Some("other".to_owned()), ..Rules::default() });
@@ -286,7 +295,8 @@ mod tests {
 
     #[test]
     fn what_is_known_is_bounded() {
-        let (own, known) = (certificate("own"), Known::default());
+        let own = certificate("own");
+        let known = Known::new(counting(own.clone()));
         for number in 0..KNOWN_MAX as u64 + 1 {
             known.add(number.to_le_bytes().to_vec(), &own, &[]);
         }
